@@ -1,0 +1,59 @@
+"""``python -m service``: read the settings, serve until told to stop."""
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from pydantic import ValidationError
+
+from service.app import create_app
+from service.settings import Settings, read_settings
+
+logger = logging.getLogger("service")
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve; 0 after SIGTERM or Ctrl-C, 2 when a setting is wrong."""
+    try:
+        settings = read_settings(arguments)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = "_".join(str(part) for part in problem["loc"])
+            print(f"{name}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
+    except ValueError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    serve(settings)
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Listen until SIGTERM or SIGINT, then answer what is in flight and return."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,  # ours, above
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,  # longer than the idle time of common clients and proxies, who then close first
+        )
+    )
+    # uvicorn ends by raising the signal it was stopped by once more, which would make an orderly end exit non-zero.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

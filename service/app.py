@@ -1,0 +1,57 @@
+"""Where the parts meet: settings in, an application out. Nothing happens at import time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from service.handlers import add_error_handlers
+from service.metrics import Metrics
+from service.openapi import use_own_openapi
+from service.repository import ModelRepository
+from service.routes import INFER_PATHS, infer, router
+from service.settings import Settings
+from service.version import VERSION
+
+DESCRIPTION = """Layer-normalised PyTorch models over the Open Inference Protocol v2.
+
+What you trained is what is served: the weights are the trained bytes, and an answer is bitwise the same alone and in
+any batch, at any load, on any number of threads. `/v1/models/{name}/certificate` says what was measured of each model.
+"""
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Models are loaded while the server already answers its health checks."""
+    repository: ModelRepository = app.state.repository
+    repository.scan()
+    loading = asyncio.create_task(repository.load())
+    try:
+        yield
+    finally:
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await repository.close()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service for these settings; models load when it starts."""
+    app = FastAPIOffline(
+        title="normserve",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    app.state.repository = ModelRepository(settings, app.state.metrics)
+    for path in INFER_PATHS:
+        app.add_route(path, infer, methods=["POST"], include_in_schema=False)
+    app.include_router(router)
+    use_own_openapi(app, INFER_PATHS)
+    add_error_handlers(app)
+    return app

@@ -1,0 +1,225 @@
+"""Dynamic batching: requests that wait while the model is busy share its next run.
+
+It knows arrays and rows, neither HTTP nor ONNX. Waiting costs nothing while the model is idle: a request that finds a
+free instance runs at once, and only what has queued up behind busy instances is merged.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from service.errors import InferenceError, ModelNotReadyError, QueueFullError, ServiceError
+from service.protocol import Arrays
+
+logger = logging.getLogger(__name__)
+
+AsyncRun = Callable[[Arrays], Awaitable[Arrays]]
+
+
+class BatchObserver(Protocol):
+    """Who is told of every batch that was run."""
+
+    def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
+        """Rows in the batch, how long each request of it had waited, and how long the run took."""
+
+    def pending_changed(self, by: int) -> None:
+        """So many more (or fewer) requests are waiting or running."""
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A request waiting for its answer."""
+
+    inputs: Arrays
+    rows: int
+    signature: Hashable  # requests merge only when these are equal
+    future: asyncio.Future[Arrays]
+    queued_at: float = field(default_factory=perf_counter)
+
+    def resolve(self, answer: Arrays | ServiceError) -> None:
+        """Hand the answer over; a caller that has left is past caring."""
+        if self.future.done():
+            return
+        if isinstance(answer, ServiceError):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
+
+
+class Batcher:
+    """Queues requests for one model and runs them in batches, ``instances`` of them at a time.
+
+    Only requests of equal input names, datatypes and sizes past the batch axis are merged; nothing is padded. Every
+    call of :meth:`submit` is answered exactly once: with its own rows, or with an error.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: AsyncRun,
+        observer: BatchObserver,
+        *,
+        merges: bool,
+        instances: int,
+        max_batch_size: int,
+        max_queue_delay_ms: float,
+        max_queue_size: int,
+    ) -> None:
+        """merges: False for a model without a batch axis, whose requests then run one by one."""
+        self._name = name
+        self._run = run
+        self._observer = observer
+        self._merges = merges
+        self._instances = instances
+        self._max_batch_size = max_batch_size if merges else 1
+        self._max_queue_delay_s = max_queue_delay_ms / 1000
+        self._max_queue_size = max_queue_size
+        self._queue: deque[_Pending] = deque()
+        self._arrived = asyncio.Event()  # the queue has grown
+        self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
+        self._workers: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to serve; needs a running event loop."""
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._instances)]
+
+    async def close(self) -> None:
+        """Refuse what comes, finish what is queued, then end."""
+        self._closing = True
+        self._arrived.set()
+        await asyncio.gather(*self._workers)
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def submit(self, inputs: Arrays) -> Arrays:
+        """The model's outputs for ``inputs``: (rows, ...) arrays by name, rows along axis 0.
+
+        Raises QueueFullError at once when ``max_queue_size`` requests wait already, ModelNotReadyError once the model
+        is being closed, InferenceError when the run fails.
+        """
+        if self._closing:
+            raise ModelNotReadyError(f"model {self._name} is being closed")
+        if len(self._queue) >= self._max_queue_size:
+            raise QueueFullError(self._name, self._max_queue_size)
+        pending = _Pending(
+            inputs,
+            rows=len(next(iter(inputs.values()))) if self._merges else 1,
+            signature=tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items()),
+            future=asyncio.get_running_loop().create_future(),
+        )
+        self._queue.append(pending)
+        self._arrived.set()
+        self._observer.pending_changed(+1)
+        try:
+            return await pending.future
+        finally:
+            self._observer.pending_changed(-1)
+
+    async def _work(self) -> None:
+        """One instance: form a batch, run it, again, until closed and empty."""
+        while True:
+            async with self._forming:
+                batch = await self._form()
+            if not batch:
+                return
+            await self._execute(batch)
+
+    async def _form(self) -> list[_Pending]:
+        """The next batch, waiting for one; empty when there is nothing left to wait for."""
+        while True:
+            self._drop_callers_that_left()
+            if self._queue:
+                remaining = self._queue[0].queued_at + self._max_queue_delay_s - perf_counter()
+                if remaining <= 0 or self._closing or self._waiting_rows() >= self._max_batch_size:
+                    return self._take()
+            elif self._closing:
+                return []
+            else:
+                remaining = None
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(remaining):
+                    await self._arrived.wait()
+            except TimeoutError:
+                pass
+
+    def _drop_callers_that_left(self) -> None:
+        while self._queue and self._queue[0].future.done():
+            self._queue.popleft()
+
+    def _waiting_rows(self) -> int:
+        return sum(pending.rows for pending in self._queue)
+
+    def _take(self) -> list[_Pending]:
+        """The oldest request and those behind it that merge with it, in order, up to ``max_batch_size`` rows.
+
+        A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
+        requests none overtakes another; others keep their place.
+        """
+        first = self._queue.popleft()
+        batch, rows, left = [first], first.rows, deque[_Pending]()
+        while self._queue:
+            pending = self._queue.popleft()
+            if pending.future.done():
+                continue
+            if pending.signature != first.signature:
+                left.append(pending)
+            elif rows + pending.rows > self._max_batch_size:
+                left.append(pending)
+                break
+            else:
+                batch.append(pending)
+                rows += pending.rows
+        self._queue.extendleft(reversed(left))
+        return batch
+
+    async def _execute(self, batch: list[_Pending]) -> None:
+        """Run a batch and give every caller its rows; any failure reaches every caller."""
+        started = perf_counter()
+        answers: Sequence[Arrays | ServiceError]
+        try:
+            outputs = await self._run(self._merged(batch))
+            answers = self._split(outputs, batch)
+        except Exception:
+            logger.exception("a batch of %s failed", self._name)  # the runtime's words are for the log
+            answers = [InferenceError(self._name) for _ in batch]
+        compute_seconds = perf_counter() - started
+        self._observer.observe_batch(
+            sum(pending.rows for pending in batch), [started - pending.queued_at for pending in batch], compute_seconds
+        )
+        for pending, answer in zip(batch, answers, strict=True):
+            pending.resolve(answer)
+
+    def _merged(self, batch: list[_Pending]) -> Arrays:
+        if len(batch) == 1:
+            return batch[0].inputs
+        return {name: np.concatenate([pending.inputs[name] for pending in batch]) for name in batch[0].inputs}
+
+    def _split(self, outputs: Arrays, batch: list[_Pending]) -> list[Arrays]:
+        """Each caller's rows. Raises ValueError when an output has not as many rows as went in."""
+        if not self._merges:
+            return [outputs]
+        rows = sum(pending.rows for pending in batch)
+        for name, array in outputs.items():
+            if array.ndim == 0 or array.shape[0] != rows:
+                raise ValueError(f"output {name} has shape {array.shape} for {rows} rows")
+        answers, start = [], 0
+        for pending in batch:
+            answers.append({name: array[start : start + pending.rows] for name, array in outputs.items()})
+            start += pending.rows
+        return answers

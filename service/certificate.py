@@ -1,0 +1,225 @@
+"""The certificate: how a session is opened, and the claims that can be measured without torch.
+
+``export`` measures them when it writes an artifact, the service measures them again on the machine it runs on.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import onnxruntime as ort
+
+from service.manifest import (
+    GRAPH_FILE,
+    WEIGHTS_FILE,
+    ArtifactError,
+    Certificate,
+    Checked,
+    Claim,
+    InputTensor,
+    Manifest,
+)
+from service.protocol import DATATYPES, Array, Arrays
+
+Run = Callable[[Arrays], Arrays]
+
+# Add + LayerNormalization as one kernel: twice the error at a large mean, and no faster (docs/decisions/0004).
+DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
+
+
+def session_options(intra_op_threads: int) -> ort.SessionOptions:
+    """The options every session of ours has, so that what is certified is what is served."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes vary; a pattern kept per shape is memory that only grows
+    # Idle threads that spin take the cores of the others (onnxruntime#13808).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def open_session(graph: bytes, weights: bytes, intra_op_threads: int) -> ort.InferenceSession:
+    """A session over ``graph`` whose external data is ``weights`` and nothing else.
+
+    Both are given as memory: the bytes that were hashed are the bytes that are served, and a location in the graph
+    other than ``model.safetensors`` is an error, whatever lies on the disk. Raises :class:`ArtifactError`.
+    """
+    options = session_options(intra_op_threads)
+    options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
+    try:
+        return ort.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        raise ArtifactError(
+            f"{GRAPH_FILE} cannot be loaded: it is damaged, or it refers to data outside {WEIGHTS_FILE}"
+        ) from error
+
+
+def runner(session: ort.InferenceSession, manifest: Manifest) -> Run:
+    """Arrays in, arrays out, both by name. Raises :class:`ArtifactError` when graph and manifest disagree."""
+    for what, tensors, nodes in (
+        ("input", manifest.inputs, session.get_inputs()),
+        ("output", manifest.outputs, session.get_outputs()),
+    ):
+        declared, there = [tensor.name for tensor in tensors], [node.name for node in nodes]
+        if declared != there:
+            raise ArtifactError(f"the graph's {what}s are {there}, the manifest's are {declared}")
+    names = [tensor.name for tensor in manifest.outputs]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    return run
+
+
+def sample(tensor: InputTensor, shape: Sequence[int], rng: np.random.Generator, mean: float = 0.0) -> Array:
+    """Values the model accepts: N(mean, 1) where it is real-valued, uniform between its bounds otherwise."""
+    dtype = DATATYPES[tensor.datatype]
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        low = 0 if tensor.minimum is None else int(tensor.minimum)
+        high = low + 1 if tensor.maximum is None else int(tensor.maximum)
+        return rng.integers(low, high, shape, dtype=dtype, endpoint=True)
+    values = rng.standard_normal(shape) + mean
+    return np.clip(values, tensor.minimum, tensor.maximum).astype(dtype)
+
+
+def probe_inputs(manifest: Manifest) -> list[Arrays]:
+    """The inputs of the manifest's probe, one entry a shape; a shape belongs to every input."""
+    rng = np.random.default_rng(manifest.probe.seed)
+    return [{tensor.name: sample(tensor, shape, rng) for tensor in manifest.inputs} for shape in manifest.probe.shapes]
+
+
+def max_difference(ours: Array, theirs: Array) -> dict[str, float | int]:
+    """Largest absolute difference, and largest distance in units in the last place of float32."""
+    if not ours.size:
+        return {"max_abs": 0.0, "max_ulp": 0}
+    return {
+        "max_abs": float(np.max(np.abs(ours.astype("f8") - theirs.astype("f8")))),
+        "max_ulp": int(np.max(np.abs(_ordered(ours) - _ordered(theirs)))),
+    }
+
+
+def _ordered(values: Array) -> Array:
+    """float32 -> integers in the same order, one apart where the numbers are neighbours."""
+    bits = np.ascontiguousarray(values, "<f4").view("<i4").astype("i8")
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def torch_onnx_parity(run: Run, manifest: Manifest, checked: Checked = "start") -> Claim:
+    """Outputs for the probe against torch's, as stored in the manifest, at the optimisation level that serves."""
+    probe, expected = manifest.probe, manifest.probe.expected()
+    outputs = [run(inputs) for inputs in probe_inputs(manifest)]
+    got = np.concatenate([array.astype("<f4").ravel() for arrays in outputs for array in arrays.values()])
+    if got.size != expected.size:
+        raise ArtifactError(f"the probe gives {got.size} numbers, the manifest holds {expected.size}")
+    return Claim(
+        claim="torch_onnx_parity",
+        holds=bool(np.allclose(got, expected, rtol=probe.rtol, atol=probe.atol)),
+        measured=max_difference(got, expected) | {"numbers": int(got.size)},
+        how=f"onnxruntime against torch on the seeded probe, shapes {probe.shapes}: "
+        f"|difference| <= {probe.atol:g} + {probe.rtol:g} |torch|",
+        checked=checked,
+    )
+
+
+def batch_invariant(
+    runs: dict[int, Run],
+    pools: Sequence[Arrays],
+    sizes: Iterable[int],
+    *,
+    every_position: bool = False,
+    checked: Checked = "start",
+) -> Claim:
+    """Rows alone against the same rows in batches of each size, bitwise: first, middle and last, or every position.
+
+    runs: threads -> a run with so many. pools: rows to take, (R, ...) by name; every size is at most R.
+    """
+    compared = mismatching = 0
+    sizes = sorted(set(sizes))
+    for run, rows in itertools.product(runs.values(), pools):
+        alone: dict[int, Arrays] = {}
+        for size in sizes:
+            forward = np.arange(size)
+            # Turned round, every row but the middle one stands somewhere else.
+            for order in (forward, forward[::-1]) if every_position else (forward,):
+                outputs = run({name: array[order] for name, array in rows.items()})
+                for position in range(size) if every_position else sorted({0, size // 2, size - 1}):
+                    row = int(order[position])
+                    if row not in alone:
+                        alone[row] = run({name: array[row : row + 1] for name, array in rows.items()})
+                    compared += 1
+                    mismatching += any(
+                        array.shape[0] != size or array[position].tobytes() != alone[row][name][0].tobytes()
+                        for name, array in outputs.items()
+                    )
+    positions = "at every position" if every_position else "at the first, middle and last position"
+    return Claim(
+        claim="batch_invariant",
+        holds=mismatching == 0,
+        measured={"rows_compared": compared, "mismatching_rows": mismatching, "batch_sizes": sizes},
+        how=f"a row's output alone and {positions} of batches of these sizes, "
+        f"with {' and '.join(map(str, runs))} intra-op threads, compared bitwise",
+        checked=checked,
+    )
+
+
+def thread_invariant(runs: dict[int, Run], batches: Sequence[Arrays], checked: Checked = "start") -> Claim:
+    """Every output of each batch with one intra-op thread against the same with more, bitwise."""
+    (_, one), *others = sorted(runs.items())
+    compared = mismatching = 0
+    for batch in batches:
+        expected = one(batch)
+        for _, run in others:
+            outputs = run(batch)
+            compared += 1
+            mismatching += any(outputs[name].tobytes() != array.tobytes() for name, array in expected.items())
+    return Claim(
+        claim="thread_invariant",
+        holds=mismatching == 0,
+        measured={"batches_compared": compared, "mismatching_batches": mismatching, "threads": sorted(runs)},
+        how="whole batches with one intra-op thread and with more, compared bitwise",
+        checked=checked,
+    )
+
+
+def invariance_rows(manifest: Manifest, shape: Sequence[int]) -> Arrays:
+    """``max_rows`` seeded rows of a probe's shape, past its batch axis."""
+    rng = np.random.default_rng(manifest.probe.seed)
+    return {tensor.name: sample(tensor, (manifest.max_rows, *shape[1:]), rng) for tensor in manifest.inputs}
+
+
+def recheck(manifest: Manifest, runs: dict[int, Run]) -> Certificate:
+    """The certificate as it holds here: parity and invariance measured anew, the other claims as exported.
+
+    runs: threads -> a run with so many, one thread among them.
+    """
+    batches = probe_inputs(manifest)
+    fresh = [torch_onnx_parity(runs[1], manifest)]
+    if manifest.batch_axis is not None:
+        sizes = (1, 2, manifest.max_rows)
+        rows = invariance_rows(manifest, manifest.probe.shapes[0])
+        batches.append(rows)
+        fresh.append(batch_invariant(runs, [rows], sizes))
+    fresh.append(thread_invariant(runs, batches))
+    claims = {claim.claim: claim for claim in manifest.certificate.claims}
+    for claim in fresh:
+        exported = claims.get(claim.claim)
+        claims[claim.claim] = claim if exported is None else _with_export_figures(claim, exported)
+    return manifest.certificate.model_copy(update={"claims": list(claims.values())})
+
+
+def _with_export_figures(fresh: Claim, exported: Claim) -> Claim:
+    """The fresh claim, and those of the exported figures that only torch can give (``training_mode``)."""
+    kept = {name: figure for name, figure in exported.measured.items() if name not in fresh.measured}
+    how = f"{fresh.how}; {', '.join(kept)}: as measured at export" if kept else fresh.how
+    return fresh.model_copy(update={"measured": {**fresh.measured, **kept}, "how": how})
+
+
+def broken_claims(exported: Certificate, here: Certificate) -> list[Claim]:
+    """The claims that held at export and do not hold here."""
+    held = {claim.claim for claim in exported.claims if claim.holds}
+    return [claim for claim in here.claims if claim.claim in held and not claim.holds]

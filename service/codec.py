@@ -1,0 +1,225 @@
+"""Request -> arrays -> response body: JSON, binary and raw tensors, checked against the model's metadata.
+
+Tensors never pass through pydantic. Every check comes before the memory it would cost: names, then shapes, then sizes.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.errors import InvalidInputError, TooManyRowsError, shown
+from service.manifest import InputTensor, Manifest, OutputTensor
+from service.protocol import DATATYPES, Array, Arrays, InferenceRequest, RequestedOutput, RequestInput
+from service.request import HEADER_LENGTH
+
+_JSON_TYPES: dict[str, frozenset[type]] = {
+    "b": frozenset({bool}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "f": frozenset({int, float}),
+}
+_JSON_NAMES = {"b": "true or false", "i": "an integer", "u": "an integer", "f": "a number"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response body, and how much of it is JSON when binary tensors follow."""
+
+    body: bytes
+    json_length: int | None = None
+
+
+# ---- request -> arrays -----------------------------------------------------------------------------------------------
+
+
+def decode(request: InferenceRequest, manifest: Manifest) -> Arrays:
+    """The inputs as arrays in the manifest's order; with a batch axis, all of them have equally many rows.
+
+    Raises InvalidInputError naming the tensor, what it was and what it must be, and TooManyRowsError.
+    """
+    if request.raw is not None:
+        return _decode_raw(request.raw, manifest)
+    names = [tensor.name for tensor in request.inputs]
+    expected = [tensor.name for tensor in manifest.inputs]
+    if sorted(names) != sorted(expected):
+        raise InvalidInputError(f"the inputs are {shown(names)}, model {manifest.name} takes {expected}, each once")
+    by_name = {tensor.name: tensor for tensor in request.inputs}
+    arrays = {tensor.name: _decode_tensor(by_name[tensor.name], tensor, manifest) for tensor in manifest.inputs}
+    if manifest.batch_axis is not None and len({len(array) for array in arrays.values()}) > 1:
+        rows = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+        raise InvalidInputError(f"the inputs differ in rows: {rows}; the first size of each must be the same")
+    return arrays
+
+
+def _decode_tensor(sent: RequestInput, tensor: InputTensor, manifest: Manifest) -> Array:
+    if sent.datatype != tensor.datatype:
+        raise InvalidInputError(
+            f"input {tensor.name} has datatype {shown(sent.datatype)}, model {manifest.name} takes {tensor.datatype}"
+        )
+    _check_shape(sent.shape, tensor, manifest)
+    dtype = DATATYPES[tensor.datatype]
+    if isinstance(sent.data, memoryview):
+        array = _from_bytes(sent.data, dtype, sent.shape, tensor.name)
+    else:
+        array = _from_json(sent.data, dtype, sent.shape, tensor.name)
+    _check_bounds(array, tensor)
+    return array
+
+
+def _decode_raw(raw: memoryview, manifest: Manifest) -> Arrays:
+    """A body that is one input's bytes: one row, and the one size that may vary follows from the byte count."""
+    tensor = manifest.inputs[0]
+    shape = list(tensor.shape)
+    if manifest.batch_axis is not None:
+        shape[manifest.batch_axis] = 1
+    if len(manifest.inputs) > 1 or shape.count(-1) > 1:
+        raise InvalidInputError(
+            f"{HEADER_LENGTH} is 0, but a raw body fits a model of one input with one variable size, "
+            f"and model {manifest.name} takes {[f'{each.name} {each.shape}' for each in manifest.inputs]}"
+        )
+    if -1 in shape:
+        known = math.prod(size for size in shape if size != -1) * DATATYPES[tensor.datatype].itemsize
+        shape[shape.index(-1)] = len(raw) // known
+    return {tensor.name: _decode_tensor(RequestInput(tensor.name, tensor.datatype, shape, raw), tensor, manifest)}
+
+
+def _check_shape(shape: list[int], tensor: InputTensor, manifest: Manifest) -> None:
+    fits = len(shape) == len(tensor.shape) and all(
+        (sent >= 1) if size == -1 else (sent == size) for sent, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInputError(
+            f"input {tensor.name} has shape {shown(shape)}, model {manifest.name} takes {tensor.shape}, "
+            "where -1 is any size from 1"
+        )
+    if manifest.batch_axis is not None and shape[manifest.batch_axis] > manifest.max_rows:
+        raise TooManyRowsError(manifest.name, shape[manifest.batch_axis], manifest.max_rows)
+    if tensor.max_shape and any(sent > most for sent, most in zip(shape, tensor.max_shape, strict=True)):
+        raise InvalidInputError(f"input {tensor.name} has shape {shape}, its sizes may be at most {tensor.max_shape}")
+
+
+def _from_bytes(data: memoryview, dtype: np.dtype[Any], shape: list[int], name: str) -> Array:
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidInputError(
+            f"input {name} has {len(data)} bytes of binary data, its shape {shape} and datatype make {expected}"
+        )
+    if dtype.kind == "b" and data.nbytes and max(data) > 1:
+        raise InvalidInputError(f"input {name} has a byte of {max(data)}, a BOOL is 0 or 1")
+    array = np.frombuffer(data, dtype).reshape(shape)
+    # Behind a JSON header of any length the bytes need not lie on the datatype's boundary.
+    return array if array.flags.aligned else array.copy()
+
+
+def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: str) -> Array:
+    if dtype == np.float16:
+        raise InvalidInputError(f"input {name} is FP16, which JSON cannot carry exactly: use binary")
+    values = _flat(data, shape, name)
+    if len(values) != math.prod(shape):
+        raise InvalidInputError(f"input {name} has {len(values)} values, its shape {shape} makes {math.prod(shape)}")
+    allowed = _JSON_TYPES[dtype.kind]
+    if not allowed.issuperset(map(type, values)):
+        index, value = next((index, value) for index, value in enumerate(values) if type(value) not in allowed)
+        raise InvalidInputError(
+            f"input {name} has {shown(value)} at position {index}, it must be {_JSON_NAMES[dtype.kind]}"
+        )
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(values, dtype)
+    except OverflowError:
+        limits = np.iinfo(dtype)
+        value = next(value for value in values if not limits.min <= value <= limits.max)
+        raise InvalidInputError(
+            f"input {name} has {value} in it, which is outside {limits.min} to {limits.max}"
+        ) from None
+    if dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity, so this one was too large
+        index = int(np.argmin(np.isfinite(array)))
+        raise InvalidInputError(f"input {name} has {values[index]} at position {index}, too large for its datatype")
+    return array.reshape(shape)
+
+
+def _flat(data: list[Any], shape: list[int], name: str) -> list[Any]:
+    """Nested or flat, row-major -> flat. Raises InvalidInputError where the lists have not the sizes of ``shape``."""
+    if not data or type(data[0]) is not list:
+        return data
+    if len(data) != shape[0]:
+        raise InvalidInputError(
+            f"input {name} has {len(data)} lists in it, its shape {shown(shape)} begins with {shape[0]}"
+        )
+    for size in shape[1:]:
+        if set(map(type, data)) != {list} or set(map(len, data)) != {size}:
+            raise InvalidInputError(f"input {name} is ragged: its lists have not everywhere the sizes of shape {shape}")
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _check_bounds(array: Array, tensor: InputTensor) -> None:
+    low, high = tensor.minimum, tensor.maximum
+    # Written so that NaN, which a binary tensor can hold, is outside.
+    if (low is None or bool((array >= low).all())) and (high is None or bool((array <= high).all())):
+        return
+    inside = np.ones(array.shape, bool)
+    for bound, side in ((low, np.greater_equal), (high, np.less_equal)):
+        if bound is not None:
+            inside &= side(array, bound)
+    raise InvalidInputError(
+        f"input {tensor.name} has {array[~inside].flat[0]} in it, it must be "
+        + " and ".join(
+            f"{word} {bound:g}" for word, bound in (("at least", low), ("at most", high)) if bound is not None
+        )
+    )
+
+
+# ---- arrays -> body --------------------------------------------------------------------------------------------------
+
+
+def select_outputs(request: InferenceRequest, manifest: Manifest) -> list[tuple[OutputTensor, bool]]:
+    """The outputs to answer with, in the order asked for, and whether each goes as binary; all of them by default.
+
+    Raises InvalidInputError for a name the model does not have, or twice, and for FP16 in JSON.
+    """
+    by_name = {tensor.name: tensor for tensor in manifest.outputs}
+    binary = request.raw is not None or bool(request.parameters.get("binary_data_output"))
+    wanted = request.outputs or [RequestedOutput(name, binary) for name in by_name]
+    names = [output.name for output in wanted]
+    if not by_name.keys() >= set(names) or len(set(names)) != len(names):
+        raise InvalidInputError(
+            f"the outputs asked for are {shown(names)}, model {manifest.name} has {list(by_name)}, each once"
+        )
+    for output in wanted:
+        if by_name[output.name].datatype == "FP16" and not output.binary_data:
+            raise InvalidInputError(
+                f"output {output.name} is FP16, which JSON cannot carry exactly: ask for binary_data"
+            )
+    return [(by_name[output.name], bool(output.binary_data)) for output in wanted]
+
+
+def encode(
+    request: InferenceRequest, manifest: Manifest, selected: list[tuple[OutputTensor, bool]], arrays: Arrays
+) -> Answer:
+    """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
+    outputs: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for tensor, is_binary in selected:
+        array = np.ascontiguousarray(arrays[tensor.name])
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
+        if is_binary:
+            binary.append(array.tobytes())
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            if array.dtype.kind == "f" and "nonfinite" not in request.parameters and not np.isfinite(array).all():
+                raise InvalidInputError(
+                    f"output {tensor.name} has a value that is not finite, which JSON cannot carry: ask for it with "
+                    'binary_data, or set the request\'s parameter nonfinite to "null"'
+                )
+            entry["data"] = array.ravel()
+        outputs.append(entry)
+    document: dict[str, Any] = {"model_name": manifest.name, "model_version": manifest.version}
+    if request.id is not None:
+        document["id"] = request.id
+    text = orjson.dumps(document | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Answer(b"".join((text, *binary)), len(text)) if binary else Answer(text)

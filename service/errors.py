@@ -1,0 +1,94 @@
+"""What can go wrong with a request, and the one table that gives each error its HTTP status.
+
+ServiceError
+├── InvalidInputError          400
+├── ModelNotFoundError         404
+├── BodyTooLargeError          413
+├── TooManyRowsError           413
+├── UnsupportedEncodingError   415
+├── QueueFullError             429, Retry-After
+├── ClientGoneError            499, read by nobody
+├── InferenceError             500
+└── ModelNotReadyError         503, Retry-After where waiting helps
+"""
+
+
+class ServiceError(Exception):
+    """A request that is not answered; the message is what the client reads."""
+
+    retry_after_seconds: int | None = None
+
+
+class InvalidInputError(ServiceError):
+    """The request is not what the protocol or the model's metadata asks for."""
+
+
+class ModelNotFoundError(ServiceError):
+    """There is no model, or no version of it, by that name."""
+
+
+class BodyTooLargeError(ServiceError):
+    """The body, as sent or once inflated, is larger than the server takes."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__(f"the body is larger than {max_body_bytes} bytes, the most this server takes")
+
+
+class TooManyRowsError(ServiceError):
+    """More rows in one request than the model runs at once."""
+
+    def __init__(self, model_name: str, rows: int, max_rows: int) -> None:
+        super().__init__(
+            f"the request has {rows} rows, model {model_name} takes at most {max_rows}: send several requests"
+        )
+
+
+class UnsupportedEncodingError(ServiceError):
+    """A Content-Encoding the server does not undo."""
+
+
+class QueueFullError(ServiceError):
+    """As many requests are waiting for the model as may wait."""
+
+    retry_after_seconds = 1
+
+    def __init__(self, model_name: str, max_queue_size: int) -> None:
+        super().__init__(f"{max_queue_size} requests are waiting for model {model_name}, no more are queued: try again")
+
+
+class ClientGoneError(ServiceError):
+    """The client closed the connection before its answer."""
+
+
+class InferenceError(ServiceError):
+    """The model failed on a batch; what the runtime said is in the log."""
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(f"model {model_name} failed on this request; the server's log says why")
+
+
+class ModelNotReadyError(ServiceError):
+    """The model is still loading, was refused, or is being closed."""
+
+    def __init__(self, message: str, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+STATUS: dict[type[ServiceError], int] = {
+    InvalidInputError: 400,
+    ModelNotFoundError: 404,
+    BodyTooLargeError: 413,
+    TooManyRowsError: 413,
+    UnsupportedEncodingError: 415,
+    QueueFullError: 429,
+    ClientGoneError: 499,
+    InferenceError: 500,
+    ModelNotReadyError: 503,
+}
+
+
+def shown(value: object) -> str:
+    """A value of the client's, short enough for an error message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,40 @@
+"""Every failure, FastAPI's own included, leaves as ``{"error": "..."}``."""
+
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from service.errors import STATUS, ServiceError
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Replace FastAPI's ``{"detail"}`` bodies."""
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
+        headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+        return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_exception(request: Request, error: HTTPException) -> JSONResponse:
+        message = error.detail
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            message = "there is nothing at this path; /docs lists what there is"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            message = f"{request.method} is not allowed here, {(error.headers or {}).get('Allow', 'another method')} is"
+        return JSONResponse({"error": message}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, HTTPStatus.BAD_REQUEST)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
+        # The server logs the traceback; the caller learns nothing of the inside.
+        return JSONResponse({"error": "the server failed on this request; its log says why"}, 500)

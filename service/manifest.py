@@ -1,0 +1,184 @@
+"""What an artifact says of itself: ``manifest.json``, which export writes and the service reads, by one type."""
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.protocol import DATATYPES, Array, Arrays, TensorMetadata
+
+MANIFEST_FILE = "manifest.json"
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.safetensors"
+MAX_MANIFEST_BYTES = 16 * 2**20  # a manifest holds a probe's outputs, not a data set
+
+# A name is looked up, never joined to a path; the pattern keeps it printable in a URL, a label and a log all the same.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MODEL_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class ArtifactError(Exception):
+    """An artifact cannot be served; the message is the reason clients read, so it names no path of the machine."""
+
+
+def _datatype(name: str) -> str:
+    if name not in DATATYPES:
+        raise ValueError(f"datatype is {name!r}, it must be one of {', '.join(DATATYPES)}")
+    return name
+
+
+Datatype = Annotated[str, AfterValidator(_datatype)]
+Dimension = Annotated[int, Field(ge=-1)]
+Checked = Literal["export", "start"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    """A part of the manifest: what it does not know it refuses, so that a misspelt field is not silently dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OutputTensor(_Part):
+    """Name, datatype and shape of an output; -1 is a size that varies."""
+
+    name: str = Field(min_length=1)
+    datatype: Datatype
+    shape: list[Dimension]
+
+    def metadata(self) -> TensorMetadata:
+        """The part of it that the protocol's model metadata shows."""
+        return TensorMetadata(self.name, self.datatype, self.shape)
+
+
+class InputTensor(OutputTensor):
+    """An input, with what it may hold. A bound that is not given is not checked."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    max_shape: list[int] | None = None
+    scale: str | None = None
+    meaning: str | None = None
+
+    @model_validator(mode="after")
+    def _max_shape_has_the_rank_of_shape(self) -> Self:
+        if self.max_shape is not None and len(self.max_shape) != len(self.shape):
+            raise ValueError(f"max_shape {self.max_shape} has not the rank of shape {self.shape}")
+        return self
+
+
+class Dataset(_Part):
+    """The data on which the metric was measured."""
+
+    name: str
+    sha256: Sha256
+    split: str
+
+
+class Metric(_Part):
+    """The held-out metric, by torch and by the runtime as it serves."""
+
+    name: str
+    torch: float
+    served: float
+
+
+class Probe(_Part):
+    """Seeded inputs and the outputs torch gave for them, so that the service can compare itself with torch."""
+
+    seed: int
+    shapes: list[list[int]] = Field(min_length=1)
+    outputs: str = Field(description="all outputs for all shapes, one after the other: base64 of float32")
+    atol: float = Field(ge=0)
+    rtol: float = Field(ge=0)
+
+    @staticmethod
+    def pack(outputs: Sequence[Arrays]) -> str:
+        """Outputs for each shape -> the text stored in the manifest."""
+        flat = [array.astype("<f4").ravel() for arrays in outputs for array in arrays.values()]
+        return base64.b64encode(np.concatenate(flat).tobytes()).decode()
+
+    def expected(self) -> Array:
+        """The stored outputs, flat. Raises :class:`ArtifactError` when they cannot be read."""
+        try:
+            return np.frombuffer(base64.b64decode(self.outputs, validate=True), "<f4")
+        except ValueError as error:
+            raise ArtifactError(f"the probe's outputs in {MANIFEST_FILE} are not base64 of float32") from error
+
+
+class Claim(_Part):
+    """One line of a certificate: the claim, whether it holds, the figures that say so, and how they were taken."""
+
+    claim: str
+    holds: bool
+    measured: dict[str, Any]
+    how: str
+    checked: Checked
+
+
+class Certificate(_Part):
+    """What was measured of one model: the answer of GET /v1/models/{name}/certificate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    claims: list[Claim]
+
+
+class Manifest(_Part):
+    """``manifest.json``: the contract between export and service."""
+
+    name: str = Field(pattern=f"^{MODEL_NAME.pattern}$")
+    version: str = Field(pattern=f"^{MODEL_VERSION.pattern}$")
+    platform: Literal["onnx_onnxv1"] = "onnx_onnxv1"
+    batch_axis: Literal[0] | None = Field(None, description="requests are merged along it; null: never merged")
+    max_rows: int = Field(ge=1)
+    inputs: list[InputTensor] = Field(min_length=1)
+    outputs: list[OutputTensor] = Field(min_length=1)
+    alphabet: str | None = None
+    task: str
+    config: dict[str, Any]
+    dataset: Dataset | None = None
+    metric: Metric | None = None
+    files: dict[str, Sha256]
+    versions: dict[str, str | int]
+    probe: Probe
+    certificate: Certificate
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if set(self.files) != {GRAPH_FILE, WEIGHTS_FILE}:
+            raise ValueError(f"files are {sorted(self.files)}, they must be {GRAPH_FILE} and {WEIGHTS_FILE}")
+        for tensor in (*self.inputs, *self.outputs):
+            if self.batch_axis is not None and tensor.shape[:1] != [-1]:
+                raise ValueError(f"{tensor.name} has shape {tensor.shape}; with batch_axis 0 its first size must be -1")
+        for tensors in (self.inputs, self.outputs):
+            if len({tensor.name for tensor in tensors}) != len(tensors):
+                raise ValueError("two tensors have the same name")
+        return self
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read ``folder/manifest.json``. Raises :class:`ArtifactError` that names the field which is wrong."""
+        file = folder / MANIFEST_FILE
+        try:
+            if file.stat().st_size > MAX_MANIFEST_BYTES:
+                raise ArtifactError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
+            return cls.model_validate_json(file.read_bytes())
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{MANIFEST_FILE} is missing") from error
+        except OSError as error:
+            raise ArtifactError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise ArtifactError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from error
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``; fields that are not set are left out."""
+        return self.model_dump_json(indent=1, exclude_none=True) + "\n"

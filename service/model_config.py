@@ -1,0 +1,48 @@
+"""GET .../config: how a model is run, in the terms Triton's clients read and with the reasons people ask for."""
+
+from typing import Any
+
+from service.manifest import InputTensor, Manifest, OutputTensor
+from service.settings import Settings
+
+
+def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict[str, Any]:
+    """``max_batch_size`` and dims without the batch axis, as Triton has them; ``batching`` says on or off and why."""
+    batches = manifest.batch_axis is not None
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "platform": manifest.platform,
+        "backend": "onnxruntime",
+        "max_batch_size": manifest.max_rows if batches else 0,
+        "input": [_tensor(tensor, batches) for tensor in manifest.inputs],
+        "output": [_tensor(tensor, batches) for tensor in manifest.outputs],
+        "instance_group": [{"kind": "KIND_CPU", "count": instances, "intra_op_threads": settings.intra_op_threads}],
+        "batching": {
+            "enabled": batches,
+            "reason": "requests of equal sizes past axis 0 that wait at the same time share a run"
+            if batches
+            else "the model has no batch axis: every request is a run of its own",
+            "max_batch_size": min(settings.max_batch_size, manifest.max_rows) if batches else 1,
+            "max_rows": manifest.max_rows,
+            "max_queue_delay_ms": settings.max_queue_delay_ms,
+            "max_queue_size": settings.max_queue_size,
+        },
+        "task": manifest.task,
+        "parameters": manifest.config,
+        "metric": manifest.metric and manifest.metric.model_dump(),
+        "alphabet": manifest.alphabet,
+    }
+
+
+def _tensor(tensor: OutputTensor, batches: bool) -> dict[str, Any]:
+    described = {
+        "name": tensor.name,
+        "data_type": f"TYPE_{tensor.datatype}",
+        "dims": tensor.shape[1:] if batches else tensor.shape,
+    }
+    if isinstance(tensor, InputTensor):
+        described |= tensor.model_dump(
+            include={"minimum", "maximum", "max_shape", "scale", "meaning"}, exclude_none=True
+        )
+    return described

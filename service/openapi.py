@@ -1,0 +1,175 @@
+"""The OpenAPI document: FastAPI's own, less the status it never sends here, plus the inference route by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.request import HEADER_LENGTH
+
+# fmt: off
+DIGIT = [  # a three of the held-out digits: 8 x 8 pixels, each / 16
+    0, 0.125, 0.5625, 0.9375, 1, 0.9375, 0.125, 0,
+    0, 0.6875, 0.6875, 0.3125, 0.5625, 1, 0.1875, 0,
+    0, 0, 0, 0, 0.5625, 0.75, 0, 0,
+    0, 0, 0, 0, 0.375, 0.9375, 0.0625, 0,
+    0, 0, 0, 0, 0, 0.875, 0.5625, 0,
+    0, 0, 0, 0, 0, 0.75, 0.75, 0,
+    0, 0, 0.3125, 0.1875, 0.375, 0.9375, 0.4375, 0,
+    0, 0, 0.75, 1, 0.9375, 0.5625, 0.0625, 0,
+]
+# fmt: on
+
+_ERRORS = {
+    400: "The request is not what the protocol or the model's metadata asks for.",
+    404: "There is no such model, or no such version of it.",
+    413: "The body or the number of rows is larger than is served.",
+    415: "The Content-Encoding is none of identity, gzip and deflate.",
+    429: "As many requests are waiting as may wait; Retry-After says when to try again.",
+    500: "The model failed on this request.",
+    503: "The model is being loaded, or was refused; the error says why.",
+}
+
+
+def use_own_openapi(app: FastAPI, infer_paths: tuple[str, ...]) -> None:
+    """Make ``app.openapi`` build the document once, when it is first asked for."""
+    app.openapi = _builder(app, infer_paths)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _builder(app: FastAPI, infer_paths: tuple[str, ...]) -> Callable[[], dict[str, Any]]:
+    def build() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes, tags=_TAGS
+            )
+            for path in infer_paths:
+                document["paths"][path] = {"post": _infer_operation(path)}
+            document["components"]["schemas"] |= _SCHEMAS
+            app.openapi_schema = _without_422(document)
+        return app.openapi_schema
+
+    return build
+
+
+def _without_422(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI lists 422 on every route with a parameter; here bad input is 400 everywhere."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if operation["responses"].pop("422", None) and operation.get("requestBody"):
+                operation["responses"].setdefault("400", _error(_ERRORS[400]))
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    return document
+
+
+def _error(description: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _infer_operation(path: str) -> dict[str, Any]:
+    versioned = "{version}" in path
+    parameters: list[dict[str, Any]] = [
+        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "ln-mlp-digits"}
+    ]
+    if versioned:
+        parameters.append(
+            {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}, "example": "1"}
+        )
+    parameters.append(
+        {
+            "name": HEADER_LENGTH,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 0},
+            "description": "Bytes of JSON in front of binary tensors; 0 when the body is the one input's bytes.",
+        }
+    )
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "tags": ["inference"],
+        "summary": "Infer",
+        "description": "Run a model. Tensors go as JSON, flat or nested in row-major order, or as binary behind the "
+        "JSON (the protocol's binary tensor extension). An answer is bitwise the same alone and in any batch.",
+        "operationId": "infer_version" if versioned else "infer",
+        "parameters": parameters,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/InferenceRequest"},
+                    "example": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]},
+                },
+                "application/octet-stream": binary,
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The outputs asked for, or all of them.",
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/InferenceResponse"}},
+                    "application/octet-stream": binary,
+                },
+            },
+            **{str(status): _error(description) for status, description in _ERRORS.items()},
+        },
+    }
+
+
+_TAGS = [
+    {"name": "inference", "description": "Run a model."},
+    {"name": "models", "description": "What is served, and how."},
+    {"name": "certificate", "description": "What was measured of each model."},
+    {"name": "statistics", "description": "What the server has done."},
+    {"name": "server", "description": "Identity and health."},
+]
+
+_PARAMETERS = {
+    "type": "object",
+    "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]},
+}
+_TENSOR_PROPERTIES = {
+    "name": {"type": "string"},
+    "datatype": {"type": "string", "examples": ["FP32", "INT64"]},
+    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    "data": {"type": "array", "items": {}, "description": "Flat or nested, row-major."},
+    "parameters": _PARAMETERS,
+}
+_TENSOR = {"type": "object", "required": ["name", "datatype", "shape"], "properties": _TENSOR_PROPERTIES}
+
+_SCHEMAS: dict[str, Any] = {
+    "InferenceRequest": {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string", "description": "Echoed in the answer."},
+            "parameters": {
+                **_PARAMETERS,
+                "properties": {
+                    "binary_data_output": {"type": "boolean", "description": "Send outputs as binary."},
+                    "nonfinite": {"const": "null", "description": "Write NaN and infinity as null in JSON outputs."},
+                },
+            },
+            "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
+            "outputs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+                },
+            },
+        },
+    },
+    "InferenceResponse": {
+        "type": "object",
+        "required": ["model_name", "model_version", "outputs"],
+        "properties": {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": _TENSOR},
+        },
+    },
+}

@@ -1,0 +1,132 @@
+"""The wire types of the Open Inference Protocol v2 (REST), as plain dataclasses, and its datatypes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Parameters = dict[str, str | int | float | bool]
+
+# Little-endian, as the binary tensor extension fixes it. BYTES is not here: no model of ours reads or writes text.
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("bool"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+DATATYPE_OF: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DATATYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    """Name, datatype and shape of a model's input or output; -1 is a size that varies."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """GET /v2/models/{name}."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+@dataclass(frozen=True)
+class ServerMetadata:
+    """GET /v2."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+@dataclass(frozen=True)
+class RequestInput:
+    """One tensor of a request: ``data`` holds JSON values, flat or nested, or the tensor's raw bytes."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | memoryview
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """An output the client asked for, and whether it wants it binary (None: as the request says)."""
+
+    name: str
+    binary_data: bool | None = None
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """POST .../infer. ``raw`` holds the whole body when it is nothing but the one input's bytes."""
+
+    id: str | None = None
+    parameters: Parameters = field(default_factory=dict)
+    inputs: list[RequestInput] = field(default_factory=list)
+    outputs: list[RequestedOutput] | None = None
+    raw: memoryview | None = None
+
+
+@dataclass(frozen=True)
+class ModelIndexEntry:
+    """One line of POST /v2/repository/index."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """GET /v2/models."""
+
+    models: list[str]
+
+
+@dataclass(frozen=True)
+class Live:
+    """GET /v2/health/live."""
+
+    live: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """GET /v2/health/ready; not ready is 503 with an :class:`ErrorBody`."""
+
+    ready: bool
+
+
+@dataclass(frozen=True)
+class ModelReady:
+    """GET /v2/models/{name}/ready."""
+
+    name: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """The body of every answer that is not 2xx: what was wrong, which value, what is allowed."""
+
+    error: str

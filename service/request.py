@@ -1,0 +1,135 @@
+"""A request's body -> :class:`InferenceRequest`: its JSON, and which bytes behind it belong to which tensor."""
+
+from typing import Any
+
+import orjson
+
+from service.errors import InvalidInputError, shown
+from service.protocol import InferenceRequest, Parameters, RequestedOutput, RequestInput
+
+HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON in front of the binary tensors
+_KINDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
+
+
+def parse(body: bytes, header_length: str | None) -> InferenceRequest:
+    """The request in ``body``; ``header_length`` is its Inference-Header-Content-Length, if it has one.
+
+    Raises InvalidInputError saying which field is wrong, what it was and what it must be.
+    """
+    length = len(body) if header_length is None else _json_length(header_length, len(body))
+    if header_length is not None and length == 0:
+        return InferenceRequest(raw=memoryview(body))
+    text, binary = body[:length], memoryview(body)[length:]
+    document = _object(_json(text, is_all=header_length is None), "the body")
+    inputs, taken = [], 0
+    for index, item in enumerate(_list(document.get("inputs"), "inputs")):
+        tensor, size = _request_input(_object(item, f"inputs[{index}]"), index, binary[taken:])
+        inputs.append(tensor)
+        taken += size
+    if taken != len(binary):
+        raise InvalidInputError(
+            f"{len(binary)} bytes follow the JSON, but the inputs' binary_data_size add up to {taken}"
+        )
+    parameters = _parameters(document, "the request")
+    if parameters.get("nonfinite", "null") != "null":
+        raise InvalidInputError(f"parameter nonfinite is {shown(parameters['nonfinite'])}, it can only be 'null'")
+    return InferenceRequest(
+        id=_optional(document, "id", str, "the request"),
+        parameters=parameters,
+        inputs=inputs,
+        outputs=_requested_outputs(document, _optional(parameters, "binary_data_output", bool, "the request")),
+    )
+
+
+def _json_length(header: str, body_length: int) -> int:
+    if header.isascii() and header.isdecimal() and len(header) < 20 and int(header) <= body_length:
+        return int(header)
+    raise InvalidInputError(
+        f"{HEADER_LENGTH} is {shown(header)}, it must be an integer from 0 to {body_length}, the body's bytes"
+    )
+
+
+def _json(text: bytes, *, is_all: bool) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        hint = (
+            f"a body with binary tensors needs the header {HEADER_LENGTH}"
+            if is_all
+            else f"{HEADER_LENGTH} may be wrong"
+        )
+        raise InvalidInputError(
+            f"the body is not JSON: {error}; NaN and Infinity must be sent as binary, and {hint}"
+        ) from error
+
+
+def _request_input(item: dict[str, Any], index: int, binary: memoryview) -> tuple[RequestInput, int]:
+    """One entry of ``inputs``, and how many bytes of ``binary`` are its own."""
+    name = _required(item, "name", str, f"inputs[{index}]")
+    where = f"input {shown(name)}"
+    datatype = _required(item, "datatype", str, where)
+    shape = _list(item.get("shape"), f"the shape of {where}")
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise InvalidInputError(f"the shape of {where} has {shown(size)} in it, sizes are integers from 0 up")
+    size = _optional(_parameters(item, where), "binary_data_size", int, where)
+    if size is None:
+        return RequestInput(name, datatype, shape, _list(item.get("data"), f"the data of {where}")), 0
+    if "data" in item:
+        raise InvalidInputError(f"{where} has both data and binary_data_size, it must have one of them")
+    if not 0 <= size <= len(binary):
+        raise InvalidInputError(
+            f"binary_data_size of {where} is {size}, but {len(binary)} bytes of binary data are there for it"
+        )
+    return RequestInput(name, datatype, shape, binary[:size]), size
+
+
+def _requested_outputs(document: dict[str, Any], binary_by_default: bool | None) -> list[RequestedOutput] | None:
+    if document.get("outputs") is None:
+        return None
+    outputs = []
+    for index, item in enumerate(_list(document["outputs"], "outputs")):
+        name = _required(_object(item, f"outputs[{index}]"), "name", str, f"outputs[{index}]")
+        wishes = _parameters(item, f"output {shown(name)}")
+        if "classification" in wishes:
+            raise InvalidInputError(f"output {shown(name)} asks for classification, which this server does not offer")
+        binary = _optional(wishes, "binary_data", bool, f"output {shown(name)}")
+        outputs.append(RequestedOutput(name, binary_by_default if binary is None else binary))
+    return outputs
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{where} is {shown(value)}, it must be a JSON object")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        was = "missing" if value is None else shown(value)
+        raise InvalidInputError(f"{where}: {was}, it must be a JSON list")
+    return value
+
+
+def _optional(item: dict[str, Any], field: str, kind: type, where: str) -> Any:
+    value = item.get(field)
+    if value is not None and type(value) is not kind:
+        raise InvalidInputError(f"{field} of {where} is {shown(value)}, it must be {_KINDS[kind]}")
+    return value
+
+
+def _required(item: dict[str, Any], field: str, kind: type, where: str) -> Any:
+    if item.get(field) is None:
+        raise InvalidInputError(f"{where} has no {field}, it must be {_KINDS[kind]}")
+    return _optional(item, field, kind, where)
+
+
+def _parameters(item: dict[str, Any], where: str) -> Parameters:
+    """Parameters are strings, numbers or booleans: the protocol has no lists there."""
+    parameters = _object({} if item.get("parameters") is None else item["parameters"], f"parameters of {where}")
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float):
+            raise InvalidInputError(
+                f"parameter {shown(name)} of {where} is {shown(value)}, it must be a string, a number or a boolean"
+            )
+    return parameters

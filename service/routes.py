@@ -1,0 +1,185 @@
+"""The endpoints: each parses, calls and formats.
+
+``infer`` is a plain Starlette route, because a FastAPI route costs more than twice as much per request;
+``openapi.py`` documents it by hand. The others are rare enough for FastAPI to write their documentation.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from service import codec
+from service.body import read_body
+from service.manifest import Certificate
+from service.metrics import Metrics
+from service.model_config import model_config
+from service.protocol import (
+    ErrorBody,
+    Live,
+    ModelIndexEntry,
+    ModelList,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    ServerMetadata,
+)
+from service.repository import ModelRepository
+from service.request import HEADER_LENGTH, parse
+from service.settings import Settings
+from service.statistics import model_statistics
+from service.version import VERSION
+
+INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+
+UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorBody, "description": "There is no such model, or no such version of it."}
+}
+NOT_SERVED: dict[int | str, dict[str, Any]] = {
+    **UNKNOWN_MODEL,
+    503: {"model": ErrorBody, "description": "The model is being loaded, or was refused; the error says why."},
+}
+
+router = APIRouter()
+
+
+def _repository(request: Request) -> ModelRepository:
+    repository: ModelRepository = request.app.state.repository
+    return repository
+
+
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+Repository = Annotated[ModelRepository, Depends(_repository)]
+
+
+async def infer(request: Request) -> Response:
+    """POST /v2/models/{name}[/versions/{version}]/infer: body -> arrays -> batch -> arrays -> body."""
+    repository, settings = _repository(request), _settings(request)
+    name, version = request.path_params["name"], request.path_params.get("version")
+    metrics = repository.metrics_of(name, version)
+    with metrics.request():
+        model = repository.get(name, version)
+        body = await read_body(request, settings.max_body_bytes)
+        with metrics.codec("decode"):
+            inference = parse(body, request.headers.get(HEADER_LENGTH))
+            selected = codec.select_outputs(inference, model.manifest)
+            inputs = codec.decode(inference, model.manifest)
+        outputs = await model.infer(inputs)
+        with metrics.codec("encode"):
+            answer = codec.encode(inference, model.manifest, selected, outputs)
+    if answer.json_length is None:
+        return Response(answer.body, media_type="application/json")
+    headers = {HEADER_LENGTH: str(answer.json_length)}
+    return Response(answer.body, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/v2", tags=["server"])
+@router.get("/v2/", include_in_schema=False)  # the protocol has both; clients may not follow a redirect
+async def server_metadata() -> ServerMetadata:
+    """Name, version and protocol extensions of this server."""
+    return ServerMetadata("normserve", VERSION, EXTENSIONS)
+
+
+@router.get("/v2/health/live", tags=["server"])
+async def live() -> Live:
+    """200 as long as the process answers."""
+    return Live(live=True)
+
+
+@router.get("/v2/health/ready", tags=["server"], responses={503: {"model": ErrorBody, "description": "Not ready."}})
+async def ready(repository: Repository) -> Ready:
+    """200 once every model has been tried and at least one serves."""
+    repository.check_ready()
+    return Ready(ready=True)
+
+
+@router.get("/v2/models", tags=["models"])
+async def models(repository: Repository) -> ModelList:
+    """The names of all models."""
+    return ModelList(repository.names())
+
+
+@router.get("/v2/models/stats", tags=["statistics"])
+async def all_statistics(request: Request, repository: Repository) -> dict[str, Any]:
+    """Counts and durations of every model that was found."""
+    found = [(entry.name, entry.version) for entry in repository.index()]
+    return model_statistics(_metrics(request), found)
+
+
+@router.get("/v2/models/{name}", tags=["models"], responses=NOT_SERVED)
+@router.get("/v2/models/{name}/versions/{version}", tags=["models"], responses=NOT_SERVED)
+async def model_metadata(repository: Repository, name: str, version: str | None = None) -> ModelMetadata:
+    """Inputs and outputs of a model: name, datatype and shape, where -1 is a size that varies."""
+    manifest = repository.get(name, version).manifest
+    return ModelMetadata(
+        name=manifest.name,
+        versions=[manifest.version] if version else repository.versions(name),
+        platform=manifest.platform,
+        inputs=[tensor.metadata() for tensor in manifest.inputs],
+        outputs=[tensor.metadata() for tensor in manifest.outputs],
+    )
+
+
+@router.get("/v2/models/{name}/ready", tags=["models"], responses=NOT_SERVED)
+@router.get("/v2/models/{name}/versions/{version}/ready", tags=["models"], responses=NOT_SERVED)
+async def model_ready(repository: Repository, name: str, version: str | None = None) -> ModelReady:
+    """200 while the model serves, 503 with the reason while it does not."""
+    return ModelReady(repository.get(name, version).manifest.name, ready=True)
+
+
+@router.get("/v2/models/{name}/config", tags=["models"], responses=NOT_SERVED)
+@router.get("/v2/models/{name}/versions/{version}/config", tags=["models"], responses=NOT_SERVED)
+async def configuration(
+    request: Request, repository: Repository, name: str, version: str | None = None
+) -> dict[str, Any]:
+    """How the model is run: whether its requests are batched and why, instances, threads, bounds of its inputs."""
+    return model_config(repository.get(name, version).manifest, _settings(request), repository.instances)
+
+
+@router.get("/v2/models/{name}/stats", tags=["statistics"], responses=UNKNOWN_MODEL)
+@router.get("/v2/models/{name}/versions/{version}/stats", tags=["statistics"], responses=UNKNOWN_MODEL)
+async def statistics(request: Request, repository: Repository, name: str, version: str | None = None) -> dict[str, Any]:
+    """Counts and durations of one model: of the version named, or of each of its versions."""
+    versions = repository.versions(name) if version is None else [repository.version_of(name, version)]
+    return model_statistics(_metrics(request), [(name, each) for each in versions])
+
+
+@router.post("/v2/repository/index", tags=["models"])
+async def repository_index(
+    repository: Repository, body: Annotated[dict[str, Any] | None, Body(examples=[{"ready": True}])] = None
+) -> list[ModelIndexEntry]:
+    """Every model that was found, with its state and, where it is not served, the reason. `{"ready": true}`: only
+    those that serve.
+    """
+    index = repository.index()
+    return [entry for entry in index if entry.state == "READY"] if (body or {}).get("ready") else index
+
+
+@router.get("/v1/models/{name}/certificate", tags=["certificate"], responses=NOT_SERVED)
+@router.get("/v1/models/{name}/versions/{version}/certificate", tags=["certificate"], responses=NOT_SERVED)
+async def model_certificate(repository: Repository, name: str, version: str | None = None) -> Certificate:
+    """What was measured of the model: at export, and on this machine when it was loaded."""
+    return repository.get(name, version).certificate
+
+
+@router.get("/metrics", tags=["statistics"], response_class=Response)
+async def prometheus_metrics(request: Request) -> Response:
+    """Counters and histograms for Prometheus."""
+    return Response(_metrics(request).render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/", include_in_schema=False)
+async def home() -> Response:
+    """A browser that opens the address lands on the documentation."""
+    return RedirectResponse("docs")

@@ -1,0 +1,71 @@
+"""Every knob of the service: environment variables ``NORMSERVE_*``, and flags of ``python -m service``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "NORMSERVE_"
+
+
+class Settings(BaseSettings):
+    """Serve trained, layer-normalised models over HTTP (Open Inference Protocol v2)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model_repository: Path = Field(Path("artifacts"), description="Folder of models: <name>/<version>/manifest.json.")
+    certificate: Literal["enforce", "report"] = Field(
+        "enforce",
+        description="What becomes of a model of which a claim that held at export does not hold here: "
+        "`enforce` refuses to serve it, `report` serves it and says so in its certificate.",
+    )
+    instances: int | None = Field(
+        None, ge=1, description="Batches of one model that run at the same time. Default: the cores of the cgroup."
+    )
+    intra_op_threads: int = Field(
+        1, ge=1, description="Threads of one run. More answer a lone request sooner and many requests more slowly."
+    )
+    max_batch_size: int = Field(
+        64, ge=1, description="Rows merged into one run. A request of more rows runs alone, up to the model's max_rows."
+    )
+    max_queue_delay_ms: float = Field(
+        0.0, ge=0, le=60_000, description="Wait for more rows: adds latency, fills batches. 0 takes what is queued."
+    )
+    max_queue_size: int = Field(256, ge=1, description="Waiting requests of one model; beyond it we answer 429.")
+    max_body_bytes: int = Field(
+        64 * 2**20, ge=1, description="Largest request body, also after inflating; beyond it we answer 413."
+    )
+
+    @field_validator("model_repository")
+    @classmethod
+    def _is_a_folder(cls, folder: Path) -> Path:
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {str(folder)!r}")
+        return folder
+
+
+def unknown_variables() -> list[str]:
+    """The variables of the environment that look like settings and are none: a typing error must not go unnoticed."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Settings from the environment and from flags, which win. Raises ValueError naming what is wrong."""
+    if unknown := unknown_variables():
+        known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
+        raise ValueError(f"unknown setting {', '.join(unknown)}; the settings are {known}")
+    return Settings(_cli_parse_args=list(arguments))
