@@ -1,0 +1,1 @@
+"""Models and their checkpoints -> artifacts: the only place that imports both torch and onnx."""

@@ -1,0 +1,103 @@
+"""One spec and its checkpoint -> ``<repository>/<name>/<version>/``, complete or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from export.catalog import ExportSpec
+from export.certify import certify, forward, main_metric
+from export.checkpoint import extents, load_checkpoint, save_random_checkpoint
+from export.errors import ExportError
+from export.onnx_export import export_graph, opset
+from service import certificate
+from service.manifest import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, Certificate, Dataset, Manifest, Probe
+
+PROBE_SEED = 7
+THREADS = (1, 2, 4)  # 4 also where there are fewer cores: the split of the work counts, not who does it
+
+
+def export_artifact(spec: ExportSpec, repository: Path) -> Manifest:
+    """Export a model from the checkpoint in its folder, certify it, and write its graph and manifest.
+
+    Raises ExportError when there is no checkpoint, when it is not the model's, or when the graph's answers are not
+    torch's; the folder is then as it was.
+    """
+    folder = repository / spec.name / spec.version
+    checkpoint = folder / WEIGHTS_FILE
+    model = spec.build()
+    if spec.trained_by is None:
+        save_random_checkpoint(model, checkpoint)
+    elif not checkpoint.exists():
+        raise ExportError(
+            f"{spec.name} has no checkpoint at {checkpoint}: train it with `python -m experiments {spec.trained_by}`"
+        )
+    load_checkpoint(model, checkpoint)
+    model.eval()
+    weights = checkpoint.read_bytes()
+    graph = export_graph(model, _example(spec), spec.input, spec.output, extents(weights))
+    content = graph.SerializeToString(deterministic=True)
+    manifest = _certified(spec, model, _draft(spec, model, graph, content, weights), content, weights)
+    for name, data in ((GRAPH_FILE, content), (MANIFEST_FILE, manifest.to_json().encode())):
+        part = folder / f".{name}.part"
+        part.write_bytes(data)
+        os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
+    return manifest
+
+
+def _example(spec: ExportSpec) -> torch.Tensor:
+    return torch.zeros(spec.example_shape, dtype=torch.float32 if spec.input.datatype == "FP32" else torch.int64)
+
+
+def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes, weights: bytes) -> Manifest:
+    """The manifest before anything was claimed, torch's answers to the probe in it."""
+    held_out = spec.held_out() if spec.held_out else None
+    draft = Manifest(
+        name=spec.name,
+        version=spec.version,
+        batch_axis=0,
+        max_rows=spec.max_rows,
+        inputs=[spec.input],
+        outputs=[spec.output],
+        task=spec.task,
+        config=spec.config,
+        dataset=held_out and Dataset(name=held_out.dataset, sha256=held_out.sha256, split=held_out.split),
+        files={
+            name: hashlib.sha256(data).hexdigest() for name, data in ((GRAPH_FILE, content), (WEIGHTS_FILE, weights))
+        },
+        versions={
+            "torch": torch.__version__.split("+")[0],
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "opset": opset(graph),
+        },
+        probe=Probe(
+            seed=PROBE_SEED, shapes=[*map(list, spec.probe_shapes)], outputs="", atol=spec.atol, rtol=spec.rtol
+        ),
+        certificate=Certificate(model_name=spec.name, model_version=spec.version, claims=[]),
+    )
+    answers = [
+        {spec.output.name: forward(model, inputs[spec.input.name])} for inputs in certificate.probe_inputs(draft)
+    ]
+    return draft.model_copy(update={"probe": draft.probe.model_copy(update={"outputs": Probe.pack(answers)})})
+
+
+def _certified(spec: ExportSpec, model: nn.Module, draft: Manifest, content: bytes, weights: bytes) -> Manifest:
+    runs = {
+        threads: certificate.runner(certificate.open_session(content, weights, threads), draft) for threads in THREADS
+    }
+    claims = certify(model, draft, runs, spec.held_out() if spec.held_out else None)
+    parity = next(claim for claim in claims if claim.claim == "torch_onnx_parity")
+    if not parity.holds:
+        raise ExportError(f"{spec.name}: onnxruntime's answers are not torch's: {parity.measured}; {parity.how}")
+    return draft.model_copy(
+        update={
+            "metric": main_metric(claims),
+            "certificate": draft.certificate.model_copy(update={"claims": claims}),
+        }
+    )

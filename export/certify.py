@@ -1,0 +1,172 @@
+"""The claims of a certificate at export: those that need torch are measured here, the others by the service's code."""
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.held_out import Array, HeldOut
+from service import certificate
+from service.certificate import Run
+from service.manifest import Claim, Manifest, Metric
+from service.protocol import Arrays
+
+MEANS = (0.0, 1e3, 1e4)  # where a variance computed as E[x^2] - E[x]^2 loses everything
+ERROR_ROWS = 64
+TRAINING_ROWS = 8
+BATCH_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256)
+METRIC_TOLERANCE = 1e-5  # relative: another prediction would show at once, a last bit must not
+
+
+def forward(model: nn.Module, x: Array) -> Array:
+    """The module's output for its one input, in the mode the module is in."""
+    with torch.no_grad():
+        output: Array = model(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return output
+
+
+def certify(model: nn.Module, manifest: Manifest, runs: dict[int, Run], held_out: HeldOut | None) -> list[Claim]:
+    """Every claim, measured. runs: intra-op threads -> the exported graph run with so many."""
+    (tensor,) = manifest.inputs
+    pools = [certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes]
+    if held_out:
+        pools.append({name: array[: manifest.max_rows] for name, array in held_out.inputs.items()})
+    rows = pools[-1][tensor.name]
+    sizes = [size for size in BATCH_SIZES if size < manifest.max_rows] + [manifest.max_rows]
+    batch = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")
+    batch = batch.model_copy(
+        update={
+            "measured": batch.measured | {"training_mode": training_mode(model, rows)},
+            "how": f"{batch.how}; training_mode: torch's output for a row among others of an equally large batch",
+        }
+    )
+    claims = [
+        train_eval_identical(model, rows),
+        certificate.torch_onnx_parity(runs[1], manifest, checked="export"),
+        float64_error(model, runs[1], manifest),
+        batch,
+        certificate.thread_invariant(runs, pools, checked="export"),
+    ]
+    if held_out:
+        claims.append(metric_preserved(model, runs[1], manifest, held_out))
+    return claims
+
+
+def _without_dropout(model: nn.Module) -> nn.Module:
+    """A copy of the model, so that running statistics stay as trained, whose dropout drops nothing."""
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return twin
+
+
+def _differences(ours: Array, theirs: Array) -> dict[str, float | int]:
+    """How many rows differ in any bit, and the largest absolute difference."""
+    rows = [a.tobytes() != b.tobytes() for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "rows_compared": len(rows),
+        "mismatching_rows": sum(rows),
+        "max_abs": certificate.max_difference(ours, theirs)["max_abs"],
+    }
+
+
+def train_eval_identical(model: nn.Module, rows: Array) -> Claim:
+    """Torch's output in ``train()`` mode against ``eval()`` mode, bitwise: what LN keeps and BN does not."""
+    twin = _without_dropout(model)
+    measured = _differences(forward(twin.train(), rows), forward(twin.eval(), rows))
+    return Claim(
+        claim="train_eval_identical",
+        holds=measured["mismatching_rows"] == 0,
+        measured=measured,
+        how="torch's output in train() and in eval() mode for the same batch, dropout off, compared bitwise",
+        checked="export",
+    )
+
+
+def training_mode(model: nn.Module, rows: Array) -> dict[str, float | int]:
+    """In ``train()`` mode: a row among some rows, and at the same place among others of an equally large batch."""
+    twin = _without_dropout(model).train()
+    together, others = rows[:TRAINING_ROWS], rows[TRAINING_ROWS : 2 * TRAINING_ROWS]
+    among_others = []
+    for index in range(TRAINING_ROWS):
+        batch = others.copy()
+        batch[index] = together[index]
+        among_others.append(forward(twin, batch)[index])
+    return _differences(forward(twin, together), np.stack(among_others))
+
+
+def float64_error(model: nn.Module, run: Run, manifest: Manifest) -> Claim:
+    """Torch's and the runtime's error against the model computed in float64, for rows of each mean.
+
+    float64 norms take the mean first and the variance about it (two passes), so their own error is far below float32's.
+    Medians over rows are compared: at a large mean the softmax of a Transformer tips over on a last bit in single rows,
+    for torch as for the runtime, and the largest error then says who was less lucky. The largest stand beside them.
+    """
+    (tensor,), (output,) = manifest.inputs, manifest.outputs
+    is_real = tensor.datatype.startswith("FP")
+    exact_model = copy.deepcopy(model).eval().double()
+    rng = np.random.default_rng(manifest.probe.seed)
+    measured: dict[str, dict[str, float]] = {}
+    holds = True
+    for mean in MEANS if is_real else (0.0,):
+        x = certificate.sample(tensor, (ERROR_ROWS, *manifest.probe.shapes[-1][1:]), rng, mean)
+        exact = forward(exact_model, x.astype("f8") if is_real else x)
+        by_torch = _row_errors(forward(model.eval(), x), exact)
+        served = _row_errors(run({tensor.name: x})[output.name], exact)
+        ulp = float(np.spacing(np.float32(np.max(np.abs(exact)))))
+        holds &= bool(np.median(served) <= 2 * np.median(by_torch) + 2 * ulp)
+        measured[f"mean {mean:g}" if is_real else "all rows"] = {
+            "torch_median": float(np.median(by_torch)),
+            "served_median": float(np.median(served)),
+            "torch_max": float(by_torch.max()),
+            "served_max": float(served.max()),
+            "ulp": ulp,
+        }
+    return Claim(
+        claim="float64_error",
+        holds=holds,
+        measured=measured,
+        how=f"each row's largest absolute error against the same weights in float64, over {ERROR_ROWS} rows; holds "
+        "when the runtime's median is at most twice torch's, plus 2 ulp of the largest output",
+        checked="export",
+    )
+
+
+def _row_errors(got: Array, exact: Array) -> Array:
+    """The largest absolute error in each row: (N, ...) -> (N,)."""
+    errors: Array = np.abs(got.astype("f8") - exact).reshape(len(exact), -1).max(axis=1)
+    return errors
+
+
+def metric_preserved(model: nn.Module, run: Run, manifest: Manifest, held_out: HeldOut) -> Claim:
+    """The held-out metrics by torch and by the runtime."""
+    ours = held_out.metrics(_in_batches(run, held_out.inputs, manifest.max_rows))
+    (x,), (output,) = held_out.inputs.values(), manifest.outputs
+    theirs = held_out.metrics({output.name: forward(model.eval(), x)})
+    return Claim(
+        claim="metric_preserved",
+        holds=all(abs(ours[name] - theirs[name]) <= METRIC_TOLERANCE * abs(theirs[name]) for name in theirs),
+        measured={name: {"torch": theirs[name], "served": ours[name]} for name in theirs},
+        how=f"{held_out.split} of {held_out.dataset}; equal within {METRIC_TOLERANCE:g} of torch's figure",
+        checked="export",
+    )
+
+
+def main_metric(claims: list[Claim]) -> Metric | None:
+    """The manifest's metric: the first figure of ``metric_preserved``, where there is one."""
+    for claim in claims:
+        if claim.claim == "metric_preserved":
+            name, figures = next(iter(claim.measured.items()))
+            return Metric(name=name, torch=figures["torch"], served=figures["served"])
+    return None
+
+
+def _in_batches(run: Run, inputs: Arrays, max_rows: int) -> Arrays:
+    count = len(next(iter(inputs.values())))
+    parts = [
+        run({name: array[start : start + max_rows] for name, array in inputs.items()})
+        for start in range(0, count, max_rows)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,97 @@
+"""A torch module -> ONNX, whose initialisers point into ``model.safetensors`` and hold no byte of their own."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+
+import torch
+from onnx import GraphProto, ModelProto, TensorProto
+from torch import Tensor, nn
+
+from export.checkpoint import Extent
+from export.errors import ExportError
+from service.manifest import WEIGHTS_FILE, InputTensor, OutputTensor
+
+MAX_CONSTANT_ELEMENTS = 64  # a scale or a shape may live in the graph, a mask or a weight may not
+DIMENSIONS = ("batch", "time", "height", "width")
+
+
+def export_graph(
+    model: nn.Module, example: Tensor, input_: InputTensor, output: OutputTensor, weights: Mapping[str, Extent]
+) -> ModelProto:
+    """The graph of ``model`` in eval mode; every size that is -1 in ``input_.shape`` varies.
+
+    Nothing is folded at export: a folded constant would no longer be the trained bytes. onnxruntime folds at load.
+    Raises ExportError when a constant of the graph is not a tensor of the checkpoint.
+    """
+    sizes = {axis: torch.export.Dim(DIMENSIONS[axis], min=1) for axis, size in enumerate(input_.shape) if size == -1}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.export's own deprecations, which nobody here can mend
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            model.eval(),
+            (example,),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            dynamic_shapes=(sizes,),
+            input_names=[input_.name],
+            output_names=[output.name],
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export returned no program")
+    graph: ModelProto = program.model_proto
+    _strip(graph)
+    _point_into(graph, weights)
+    return graph
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and the graphs inside its nodes: the body of a Scan, the branches of an If."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node or inner.initializer:
+                    yield from _graphs(inner)
+
+
+def _strip(model: ModelProto) -> None:
+    """Remove what describes the exporting machine (stack traces with its paths), not the model."""
+    model.ClearField("metadata_props")
+    for graph in _graphs(model.graph):
+        for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+
+
+def _point_into(model: ModelProto, weights: Mapping[str, Extent]) -> None:
+    """Replace each initialiser's bytes by their place in the checkpoint."""
+    for graph in _graphs(model.graph):
+        for initializer in graph.initializer:
+            extent = weights.get(initializer.name)
+            if extent is None:
+                if math.prod(initializer.dims) > MAX_CONSTANT_ELEMENTS:
+                    raise ExportError(
+                        f"the graph holds a constant {initializer.name!r} of {math.prod(initializer.dims)} elements "
+                        f"that is not in the checkpoint; above {MAX_CONSTANT_ELEMENTS} it must be computed in the "
+                        "graph, or be a parameter or buffer"
+                    )
+                continue
+            # The field that holds the bytes; dims and datatype stay.
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                initializer.ClearField(field)
+            initializer.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS_FILE), ("offset", extent.offset), ("length", extent.length)):
+                initializer.external_data.add(key=key, value=str(value))
+        for node in graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and math.prod(attribute.t.dims) > MAX_CONSTANT_ELEMENTS:
+                    raise ExportError(f"the graph holds a Constant of shape {list(attribute.t.dims)}")
+
+
+def opset(model: ModelProto) -> int:
+    """The version of the default operator set that the graph uses."""
+    version: int = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return version
