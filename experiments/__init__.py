@@ -1,0 +1,1 @@
+"""Training of the reference models on real data, and the figures of the papers drawn again."""
