@@ -1,0 +1,53 @@
+"""Fixtures that several folders of tests use."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+from service.__main__ import server_of
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+ARTIFACTS = ROOT / "artifacts"
+PATIENCE_S = 60
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """The real server on a free port of this machine, in a thread: yields its address once models were tried."""
+    server = server_of(settings)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = monotonic() + PATIENCE_S
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert monotonic() < deadline
+            sleep(0.01)
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        while "being loaded" in httpx.get(f"{address}/v2/health/ready").text:
+            assert monotonic() < deadline
+            sleep(0.01)
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., object]:
+    """``with serve(max_batch_size=4, ...) as address:`` serves the committed artifacts, or ``model_repository``."""
+    return lambda **settings: running(Settings(**({"port": 0, "model_repository": ARTIFACTS} | settings)))
+
+
+@pytest.fixture(scope="session")
+def address(serve: Callable[..., object]) -> Iterator[str]:
+    """The address of a server that serves the committed artifacts with default settings."""
+    with serve() as address:
+        yield address

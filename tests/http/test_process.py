@@ -1,0 +1,119 @@
+"""``python -m service`` as a process of its own: what it loads, how it starts, how it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+from service.openapi import DIGIT
+
+ROOT = Path(__file__).parents[2]
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]}
+
+
+@contextmanager
+def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The service on a free port, once it is ready, and its address."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--port", str(port), *flags]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = monotonic() + 60
+        while True:
+            assert running.poll() is None, running.stderr and running.stderr.read()
+            assert monotonic() < deadline
+            try:
+                if httpx.get(f"{address}/v2/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                sleep(0.02)
+        yield running, address
+    finally:
+        running.kill()
+        running.wait()
+        assert running.stderr
+        running.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_with_exit_0(number: signal.Signals) -> None:
+    with process() as (running, address):
+        assert httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY).status_code == 200
+        running.send_signal(number)
+        assert running.wait(30) == 0
+        assert running.stderr
+        log = running.stderr.read()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+
+
+def test_requests_in_flight_are_answered_before_it_ends() -> None:
+    with process("--max-queue-delay-ms", "1000") as (running, address):
+        answers: list[int] = []
+        client = Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY, timeout=30).status_code
+            )
+        )
+        client.start()
+        while (
+            'normserve_pending_requests{model="ln-mlp-digits",version="1"} 1.0'
+            not in httpx.get(f"{address}/metrics").text
+        ):
+            pass
+        running.send_signal(signal.SIGTERM)
+        client.join(30)
+        assert running.wait(30) == 0
+    assert answers == [200]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_the_serving_process_maps_no_torch() -> None:
+    with process() as (running, address):
+        assert httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY).status_code == 200
+        maps = Path(f"/proc/{running.pid}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert not re.search(r"torch|/onnx/", maps)
+
+
+def test_a_wrong_setting_ends_it_with_2_and_a_line_that_names_it() -> None:
+    def run(*flags: str, **environment: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "service", *flags],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stderr
+
+    assert run("--max-batch-size", "0") == (
+        2,
+        "max_batch_size: Input should be greater than or equal to 1 (it is '0')\n",
+    )
+    status, words = run(NORMSERVE_MAXBATCH="7")
+    assert status == 2
+    assert words.startswith("unknown setting NORMSERVE_MAXBATCH; the settings are NORMSERVE_HOST")
+
+
+def test_help_describes_every_flag() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    for flag in ("--port", "--model-repository", "--max-batch-size", "--certificate"):
+        assert flag in done.stdout

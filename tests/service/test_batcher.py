@@ -1,0 +1,251 @@
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from service.batcher import Batcher
+from service.errors import InferenceError, ModelNotReadyError, QueueFullError
+from service.protocol import Arrays
+
+
+class HeldRunner:
+    """A model that doubles ``x``; each run waits until it is released."""
+
+    def __init__(self) -> None:
+        self.batch_rows: list[int] = []
+        self.started = asyncio.Event()
+        self._released = asyncio.Event()
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def run(self, inputs: Arrays) -> Arrays:
+        self.batch_rows.append(len(inputs["x"]))
+        self.started.set()
+        await self._released.wait()
+        return {"y": inputs["x"] * 2}
+
+
+class Observed:
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+        self.pending = 0
+
+    def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
+        assert compute_seconds >= 0
+        assert all(seconds >= 0 for seconds in queue_seconds)
+        self.batches.append((rows, len(queue_seconds)))
+
+    def pending_changed(self, by: int) -> None:
+        self.pending += by
+
+
+def rows(count: int, value: float = 1.0, width: int = 2) -> Arrays:
+    return {"x": np.full((count, width), value, "f4")}
+
+
+def batcher(run, observer=None, **options) -> Batcher:
+    defaults = {"merges": True, "instances": 1, "max_batch_size": 8, "max_queue_delay_ms": 0, "max_queue_size": 64}
+    return Batcher("m", run, observer or Observed(), **(defaults | options))
+
+
+async def queued(*coroutines) -> list[asyncio.Task[Arrays]]:
+    """Tasks that have run up to their first wait: all of them stand in the queue."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_waiting_requests_share_one_run() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run) as served:
+        first = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        others = await queued(*(served.submit(rows(2)) for _ in range(3)))
+        runner.release()
+        await asyncio.gather(first, *others)
+    assert runner.batch_rows == [1, 6]
+
+
+async def test_every_caller_gets_its_own_rows() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run) as served:
+        tasks = [asyncio.create_task(served.submit(rows(n, value=n))) for n in (1, 2, 3, 4)]
+        await runner.started.wait()
+        runner.release()
+        answers = await asyncio.gather(*tasks)
+    for n, answer in zip((1, 2, 3, 4), answers, strict=True):
+        assert np.array_equal(answer["y"], np.full((n, 2), 2 * n, "f4"))
+
+
+async def test_a_request_that_does_not_fit_waits_and_none_overtakes_it() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run) as served:
+        first = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        others = await queued(*(served.submit(rows(n)) for n in (5, 4, 1)))
+        runner.release()
+        await asyncio.gather(first, *others)
+    assert runner.batch_rows == [1, 5, 5]  # 5, then 4 + 1: the single row did not slip in beside the 5
+
+
+async def test_a_request_of_more_rows_than_a_batch_runs_alone() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run) as served:
+        first = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        others = await queued(*(served.submit(rows(n)) for n in (20, 1)))
+        runner.release()
+        answers = await asyncio.gather(first, *others)
+    assert runner.batch_rows == [1, 20, 1]
+    assert answers[1]["y"].shape == (20, 2)
+
+
+async def test_only_equal_shapes_and_datatypes_are_merged() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run) as served:
+        first = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        doubles = {"x": np.ones((1, 2), "f8")}
+        others = await queued(*map(served.submit, (rows(1), rows(1, width=3), doubles, rows(2), rows(2, width=3))))
+        runner.release()
+        answers = await asyncio.gather(first, *others)
+    assert runner.batch_rows == [1, 3, 3, 1]
+    assert [answer["y"].shape for answer in answers] == [(1, 2), (1, 2), (1, 3), (1, 2), (2, 2), (2, 3)]
+    assert answers[3]["y"].dtype == np.float64
+
+
+async def test_requests_of_a_model_without_a_batch_axis_run_one_by_one() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run, merges=False) as served:
+        tasks = await queued(*(served.submit(rows(3)) for _ in range(3)))
+        runner.release()
+        answers = await asyncio.gather(*tasks)
+    assert runner.batch_rows == [3, 3, 3]
+    assert all(answer["y"].shape == (3, 2) for answer in answers)
+
+
+async def test_instances_run_side_by_side() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run, instances=2, max_batch_size=1) as served:
+        tasks = await queued(*(served.submit(rows(1)) for _ in range(3)))
+        while len(runner.batch_rows) < 2:  # noqa: ASYNC110  # turns of the loop, not a time
+            await asyncio.sleep(0)
+        assert runner.batch_rows == [1, 1]  # the third waits: two are running
+        runner.release()
+        await asyncio.gather(*tasks)
+    assert runner.batch_rows == [1, 1, 1]
+
+
+async def test_full_queue_refuses_at_once() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run, max_queue_size=2) as served:
+        running = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        waiting = await queued(served.submit(rows(1)), served.submit(rows(1)))
+        with pytest.raises(QueueFullError, match="2 requests are waiting for model m"):
+            await served.submit(rows(1))
+        runner.release()
+        await asyncio.gather(running, *waiting)
+    assert runner.batch_rows == [1, 2]
+
+
+async def test_callers_that_left_cost_no_compute_and_hold_up_nobody() -> None:
+    runner, observed = HeldRunner(), Observed()
+    async with batcher(runner.run, observed, max_queue_size=3) as served:
+        running = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        leaving, staying, also_leaving = await queued(*(served.submit(rows(n)) for n in (2, 3, 1)))
+        leaving.cancel()
+        also_leaving.cancel()
+        await asyncio.sleep(0)
+        runner.release()
+        await asyncio.gather(running, staying)
+    assert runner.batch_rows == [1, 3]
+    assert leaving.cancelled()
+    assert also_leaving.cancelled()
+    assert observed.pending == 0
+
+
+async def test_a_caller_that_leaves_during_the_run_does_not_hurt_the_others() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run) as served:
+        leaving, staying = await queued(served.submit(rows(1)), served.submit(rows(2, value=5)))
+        await runner.started.wait()
+        leaving.cancel()
+        await asyncio.sleep(0)
+        runner.release()
+        assert np.array_equal((await staying)["y"], np.full((2, 2), 10, "f4"))
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4, 2)])
+async def test_rows_that_do_not_add_up_reach_no_caller(shape: tuple[int, ...]) -> None:
+    async def run(inputs: Arrays) -> Arrays:
+        return {"y": np.zeros(shape)}
+
+    async with batcher(run) as served:
+        tasks = await queued(served.submit(rows(1)), served.submit(rows(2)))
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, InferenceError) for result in results)
+
+
+async def test_a_failing_run_reaches_every_caller_of_its_batch_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def run(inputs: Arrays) -> Arrays:
+        if (inputs["x"] == 13).any():
+            raise RuntimeError("the runtime's own words")
+        return {"y": inputs["x"]}
+
+    async with batcher(run, max_batch_size=2) as served:
+        tasks = await queued(*(served.submit(rows(1, value=value)) for value in (13, 1, 2, 3)))
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [InferenceError, InferenceError, dict, dict]
+    assert "the runtime's own words" not in str(results[0])
+    assert "the runtime's own words" in caplog.text
+
+
+async def test_a_queue_delay_waits_for_more_rows_and_no_longer_than_a_full_batch() -> None:
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, max_queue_delay_ms=60_000, max_batch_size=4) as served:
+        tasks = await queued(served.submit(rows(1)), served.submit(rows(2)))
+        assert runner.batch_rows == []  # a minute to go, or one more row
+        tasks += await queued(served.submit(rows(1)))
+        await asyncio.gather(*tasks)
+    assert runner.batch_rows == [4]
+
+
+async def test_a_queue_delay_ends() -> None:
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, max_queue_delay_ms=1) as served:
+        await served.submit(rows(1))
+    assert runner.batch_rows == [1]
+
+
+async def test_closing_answers_what_is_queued_and_refuses_what_comes() -> None:
+    runner = HeldRunner()
+    served = batcher(runner.run, max_queue_delay_ms=60_000)
+    served.start()
+    waiting = await queued(served.submit(rows(1)), served.submit(rows(2)))
+    closing = asyncio.create_task(served.close())
+    await asyncio.sleep(0)
+    with pytest.raises(ModelNotReadyError, match="model m is being closed"):
+        await served.submit(rows(1))
+    runner.release()
+    answers = await asyncio.gather(*waiting)
+    await closing
+    assert [len(answer["y"]) for answer in answers] == [1, 2]
+
+
+async def test_every_batch_and_every_request_is_observed() -> None:
+    runner, observed = HeldRunner(), Observed()
+    async with batcher(runner.run, observed) as served:
+        first = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        others = await queued(*(served.submit(rows(2)) for _ in range(3)))
+        assert observed.pending == 4
+        runner.release()
+        await asyncio.gather(first, *others)
+    assert observed.batches == [(1, 1), (6, 3)]
+    assert observed.pending == 0

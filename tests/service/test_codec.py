@@ -1,0 +1,272 @@
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from service import codec
+from service.errors import InvalidInputError, TooManyRowsError
+from service.manifest import Manifest
+from service.protocol import DATATYPES, Array, InferenceRequest
+from service.request import parse
+
+ManifestOf = Callable[..., Manifest]
+JSON_DATATYPES = [name for name in DATATYPES if name != "FP16"]
+
+
+def model(manifest_of: ManifestOf, *inputs: tuple[str, str, list[int]], **fields: Any) -> Manifest:
+    """A model that takes these inputs and gives them back."""
+    tensors = [{"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in inputs]
+    return manifest_of(inputs=tensors, outputs=tensors, **fields)
+
+
+def sent_as_json(datatype: str, shape: list[int], data: Any, name: str = "x", **more: Any) -> InferenceRequest:
+    tensor = {"name": name, "datatype": datatype, "shape": shape, "data": data}
+    return parse(orjson.dumps({"inputs": [tensor], **more}, option=orjson.OPT_SERIALIZE_NUMPY), None)
+
+
+def sent_as_binary(arrays: dict[str, Array], datatypes: dict[str, str], **more: Any) -> InferenceRequest:
+    header = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": name,
+                    "datatype": datatypes[name],
+                    "shape": list(array.shape),
+                    "parameters": {"binary_data_size": array.nbytes},
+                }
+                for name, array in arrays.items()
+            ],
+            **more,
+        }
+    ).encode()
+    return parse(header + b"".join(array.tobytes() for array in arrays.values()), str(len(header)))
+
+
+def values_of(datatype: str) -> st.SearchStrategy[Any]:
+    finite = {"allow_nan": False, "allow_infinity": False} if DATATYPES[datatype].kind == "f" else {}
+    return hnp.from_dtype(DATATYPES[datatype], **finite)
+
+
+def arrays_of(datatype: str) -> st.SearchStrategy[Array]:
+    shapes = hnp.array_shapes(min_dims=2, max_dims=3, max_side=5)
+    return hnp.arrays(DATATYPES[datatype], shapes, elements=values_of(datatype))
+
+
+@given(st.data())
+@pytest.mark.parametrize("datatype", JSON_DATATYPES)
+def test_json_carries_every_finite_value_exactly_flat_and_nested(
+    manifest_of: ManifestOf, datatype: str, data: st.DataObject
+) -> None:
+    array = data.draw(arrays_of(datatype))
+    manifest = model(manifest_of, ("x", datatype, [-1] * array.ndim))
+    for sent in (array, array.ravel()):
+        request = sent_as_json(datatype, list(array.shape), sent)
+        decoded = codec.decode(request, manifest)["x"]
+        assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
+        assert decoded.tobytes() == array.tobytes()
+        answer = codec.encode(request, manifest, codec.select_outputs(request, manifest), {"x": decoded})
+        (output,) = json.loads(answer.body)["outputs"]
+        again = np.array(output["data"], DATATYPES[datatype]).reshape(output["shape"])
+        assert again.tobytes() == array.tobytes()
+        assert answer.json_length is None
+
+
+@given(st.data())
+@pytest.mark.parametrize("datatype", list(DATATYPES))
+def test_binary_carries_every_bit_both_ways(manifest_of: ManifestOf, datatype: str, data: st.DataObject) -> None:
+    array = data.draw(arrays_of(datatype))
+    if array.dtype.kind == "f":
+        array.flat[0] = np.nan
+    manifest = model(manifest_of, ("x", datatype, [-1] * array.ndim))
+    # An id of any length puts the tensor at any alignment.
+    request = sent_as_binary(
+        {"x": array}, {"x": datatype}, id="i" * data.draw(st.integers(0, 9)), parameters={"binary_data_output": True}
+    )
+    decoded = codec.decode(request, manifest)["x"]
+    assert decoded.flags.aligned
+    assert (decoded.dtype, decoded.shape, decoded.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    answer = codec.encode(request, manifest, codec.select_outputs(request, manifest), {"x": decoded})
+    header = json.loads(answer.body[: answer.json_length])
+    assert header["outputs"][0]["parameters"] == {"binary_data_size": array.nbytes}
+    assert answer.body[answer.json_length :] == array.tobytes()
+
+
+def test_json_and_binary_inputs_mix_and_come_in_any_order(manifest_of: ManifestOf) -> None:
+    manifest = model(manifest_of, ("a", "INT64", [-1, 2]), ("b", "FP32", [-1, 1]), ("c", "BOOL", [-1]))
+    header = json.dumps(
+        {
+            "inputs": [
+                {"name": "c", "datatype": "BOOL", "shape": [2], "parameters": {"binary_data_size": 2}},
+                {"name": "a", "datatype": "INT64", "shape": [2, 2], "data": [[2**53 + 1, -1], [0, 2**63 - 1]]},
+                {"name": "b", "datatype": "FP32", "shape": [2, 1], "parameters": {"binary_data_size": 8}},
+            ]
+        }
+    ).encode()
+    body = header + b"\x01\x00" + struct.pack("<2f", 0.5, -2)
+    arrays = codec.decode(parse(body, str(len(header))), manifest)
+    assert list(arrays) == ["a", "b", "c"]  # the manifest's order, so that equal requests merge
+    assert arrays["a"].tolist() == [[2**53 + 1, -1], [0, 2**63 - 1]]
+    assert arrays["b"].tolist() == [[0.5], [-2]]
+    assert arrays["c"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_axis", "raw", "decoded_shape"),
+    [([-1, 3], 0, 12, (1, 3)), ([-1, -1], 0, 20, (1, 5)), ([-1, -1, 2], 0, 24, (1, 3, 2)), ([-1], None, 8, (2,))],
+)
+def test_a_raw_body_is_one_row_of_the_one_input(
+    manifest_of: ManifestOf, shape: list[int], batch_axis: int | None, raw: int, decoded_shape: tuple[int, ...]
+) -> None:
+    manifest = model(manifest_of, ("x", "FP32", shape), batch_axis=batch_axis)
+    request = parse(bytes(raw), "0")
+    decoded = codec.decode(request, manifest)["x"]
+    assert decoded.shape == decoded_shape
+    ((_, is_binary),) = codec.select_outputs(request, manifest)
+    assert is_binary
+
+
+@pytest.mark.parametrize(
+    "inputs", [[("x", "FP32", [-1, -1, -1])], [("x", "FP32", [-1, 3]), ("z", "FP32", [-1, 3])]], ids=["two free", "two"]
+)
+def test_a_raw_body_that_could_mean_two_things_is_refused(
+    manifest_of: ManifestOf, inputs: list[tuple[str, str, list[int]]]
+) -> None:
+    with pytest.raises(InvalidInputError, match="a raw body fits a model of one input with one variable size"):
+        codec.decode(parse(bytes(24), "0"), model(manifest_of, *inputs))
+
+
+@pytest.mark.parametrize("size", [3, 7, 0])
+def test_a_raw_body_that_is_no_whole_number_of_elements_is_refused(manifest_of: ManifestOf, size: int) -> None:
+    with pytest.raises(InvalidInputError, match=r"input x has"):
+        codec.decode(parse(bytes(size), "0"), model(manifest_of, ("x", "FP32", [-1, -1])))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "words"),
+    [
+        ("INT64", 1.5, "has 1.5 at position 0, it must be an integer"),
+        ("INT64", True, "has True at position 0, it must be an integer"),
+        ("INT64", 2**64 - 1, "outside -9223372036854775808 to 9223372036854775807"),
+        ("INT8", 128, "has 128 in it, which is outside -128 to 127"),
+        ("UINT8", -1, "has -1 in it, which is outside 0 to 255"),
+        ("BOOL", 1, "has 1 at position 0, it must be true or false"),
+        ("FP32", 3.5e38, r"has 3.5e\+38 at position 0, too large"),
+        ("FP16", 1.0, "is FP16, which JSON cannot carry exactly: use binary"),
+    ],
+)
+def test_a_json_value_the_datatype_does_not_hold_is_refused(
+    manifest_of: ManifestOf, datatype: str, value: Any, words: str
+) -> None:
+    request = sent_as_json(datatype, [1, 1], [value])
+    with pytest.raises(InvalidInputError, match=words):
+        codec.decode(request, model(manifest_of, ("x", datatype, [-1, 1])))
+
+
+def test_an_integer_is_a_number(manifest_of: ManifestOf) -> None:
+    decoded = codec.decode(sent_as_json("FP32", [1, 2], [1, 2]), model(manifest_of, ("x", "FP32", [-1, 2])))
+    assert decoded["x"].tolist() == [[1.0, 2.0]]
+
+
+def test_a_binary_bool_is_0_or_1(manifest_of: ManifestOf) -> None:
+    request = sent_as_binary({"x": np.array([1, 2], "u1")}, {"x": "BOOL"})
+    with pytest.raises(InvalidInputError, match="has a byte of 2, a BOOL is 0 or 1"):
+        codec.decode(request, model(manifest_of, ("x", "BOOL", [-1])))
+
+
+def test_inputs_have_equally_many_rows(manifest_of: ManifestOf) -> None:
+    manifest = model(manifest_of, ("a", "FP32", [-1, 1]), ("b", "FP32", [-1, 1]))
+    arrays = {"a": np.zeros((2, 1), "f4"), "b": np.zeros((3, 1), "f4")}
+    with pytest.raises(InvalidInputError, match="differ in rows: a 2, b 3"):
+        codec.decode(sent_as_binary(arrays, {"a": "FP32", "b": "FP32"}), manifest)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "values", "words"),
+    [
+        ({"minimum": 0, "maximum": 9}, [0, 9, 10], "input x has 10.0 in it, it must be at least 0 and at most 9"),
+        ({"minimum": 0}, [-1, 0, 0], "input x has -1.0 in it, it must be at least 0$"),
+        ({"maximum": 9}, [10, 0, 0], "input x has 10.0 in it, it must be at most 9$"),
+        ({"minimum": 0}, [0, float("nan"), 0], "input x has nan in it"),
+        ({"max_shape": [8, 2]}, [1, 2, 3], r"has shape \[1, 3\], its sizes may be at most \[8, 2\]"),
+    ],
+)
+def test_bounds_of_the_manifest_are_checked(
+    manifest_of: ManifestOf, bounds: dict[str, Any], values: list[float], words: str
+) -> None:
+    manifest = manifest_of(inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, -1], **bounds}])
+    with pytest.raises(InvalidInputError, match=words):
+        codec.decode(sent_as_binary({"x": np.array([values], "f4")}, {"x": "FP32"}), manifest)
+    if "max_shape" not in bounds:
+        inside = np.full((1, 3), 5, "f4")
+        assert codec.decode(sent_as_binary({"x": inside}, {"x": "FP32"}), manifest)["x"].tolist() == [[5, 5, 5]]
+
+
+def test_rows_above_the_models_cap_are_another_error_than_bad_input(manifest_of: ManifestOf) -> None:
+    request = sent_as_binary({"x": np.zeros((9, 3), "f4")}, {"x": "FP32"})
+    with pytest.raises(TooManyRowsError, match="9 rows, model m takes at most 8"):
+        codec.decode(request, manifest_of())
+
+
+def test_without_a_batch_axis_rows_are_not_capped(manifest_of: ManifestOf) -> None:
+    request = sent_as_binary({"x": np.zeros((9, 3), "f4")}, {"x": "FP32"})
+    assert codec.decode(request, manifest_of(batch_axis=None))["x"].shape == (9, 3)
+
+
+# ---- outputs ---------------------------------------------------------------------------------------------------------
+
+TWO_OUTPUTS = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("y", "z")]
+
+
+def outputs_of(answer: codec.Answer) -> list[dict[str, Any]]:
+    return json.loads(answer.body[: answer.json_length])["outputs"]
+
+
+def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(manifest_of: ManifestOf) -> None:
+    manifest = manifest_of(outputs=TWO_OUTPUTS)
+    wanted = [{"name": "z", "parameters": {"binary_data": False}}, {"name": "y"}]
+    request = sent_as_json("FP32", [1, 3], [1, 2, 3], outputs=wanted, parameters={"binary_data_output": True}, id="7")
+    arrays = {"y": np.array([1.5], "f4"), "z": np.array([2.5], "f4")}
+    answer = codec.encode(request, manifest, codec.select_outputs(request, manifest), arrays)
+    assert outputs_of(answer) == [
+        {"name": "z", "datatype": "FP32", "shape": [1], "data": [2.5]},
+        {"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
+    ]
+    assert answer.body[answer.json_length :] == struct.pack("<f", 1.5)
+    assert json.loads(answer.body[: answer.json_length])["id"] == "7"
+
+
+def test_a_part_of_a_batch_is_sent_row_by_row(manifest_of: ManifestOf) -> None:
+    request = sent_as_json("FP32", [1, 3], [1, 2, 3])
+    part = np.arange(12, dtype="f4").reshape(3, 4)[1:2, :3]  # not contiguous
+    answer = codec.encode(request, manifest_of(), codec.select_outputs(request, manifest_of()), {"y": part})
+    assert outputs_of(answer)[0]["data"] == [4, 5, 6]
+
+
+def test_fp16_goes_out_as_binary_only(manifest_of: ManifestOf) -> None:
+    manifest = manifest_of(outputs=[{"name": "y", "datatype": "FP16", "shape": [-1]}])
+    with pytest.raises(InvalidInputError, match="output y is FP16, .* ask for binary_data"):
+        codec.select_outputs(sent_as_json("FP32", [1, 3], [1, 2, 3]), manifest)
+    binary = sent_as_json("FP32", [1, 3], [1, 2, 3], parameters={"binary_data_output": True})
+    assert codec.select_outputs(binary, manifest)[0][1] is True
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_never_silently_null(manifest_of: ManifestOf, value: float) -> None:
+    manifest, arrays = manifest_of(), {"y": np.array([[1, value, 3]], "f4")}
+
+    def answer(**parameters: Any) -> codec.Answer:
+        request = sent_as_json("FP32", [1, 3], [1, 2, 3], parameters=parameters)
+        return codec.encode(request, manifest, codec.select_outputs(request, manifest), arrays)
+
+    with pytest.raises(InvalidInputError, match="output y has a value that is not finite"):
+        answer()
+    assert outputs_of(answer(nonfinite="null"))[0]["data"] == [1, None, 3]
+    binary = answer(binary_data_output=True)
+    assert binary.body[binary.json_length :] == arrays["y"].tobytes()
