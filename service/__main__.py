@@ -29,13 +29,16 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    serve(settings)
+    # uvicorn ends by raising the signal it was stopped by once more, which would make an orderly end exit non-zero.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server_of(settings).run()
     return 0
 
 
-def serve(settings: Settings) -> None:
-    """Listen until SIGTERM or SIGINT, then answer what is in flight and return."""
-    server = uvicorn.Server(
+def server_of(settings: Settings) -> uvicorn.Server:
+    """The server that will listen where the settings say."""
+    return uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
             host=settings.host,
@@ -49,10 +52,6 @@ def serve(settings: Settings) -> None:
             timeout_keep_alive=75,  # longer than the idle time of common clients and proxies, who then close first
         )
     )
-    # uvicorn ends by raising the signal it was stopped by once more, which would make an orderly end exit non-zero.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    server.run()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ import orjson
 
 from service.errors import InvalidInputError, TooManyRowsError, shown
 from service.manifest import InputTensor, Manifest, OutputTensor
-from service.protocol import DATATYPES, Array, Arrays, InferenceRequest, RequestedOutput, RequestInput
-from service.request import HEADER_LENGTH
+from service.protocol import DATATYPES, HEADER_LENGTH, Array, Arrays, InferenceRequest, RequestedOutput, RequestInput
 
 _JSON_TYPES: dict[str, frozenset[type]] = {
     "b": frozenset({bool}),

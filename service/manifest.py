@@ -1,7 +1,10 @@
 """What an artifact says of itself: ``manifest.json``, which export writes and the service reads, by one type."""
 
 import base64
+import errno
+import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +26,28 @@ MODEL_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 class ArtifactError(Exception):
     """An artifact cannot be served; the message is the reason clients read, so it names no path of the machine."""
+
+
+def read_regular_file(folder: Path, name: str, max_bytes: int) -> bytes:
+    """The content of ``folder/name``. Raises ArtifactError when it is missing, a link, no file, or too large."""
+    try:
+        # A link could lead out of the folder; a pipe would keep us waiting.
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ArtifactError(f"{name} is not a regular file")
+            if status.st_size > max_bytes:
+                raise ArtifactError(f"{name} has {status.st_size} bytes, at most {max_bytes} are read")
+            with open(descriptor, "rb", closefd=False) as file:  # of a descriptor
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{name} is missing") from error
+    except OSError as error:
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise ArtifactError(f"{name} cannot be read: {reason}") from error
 
 
 def _datatype(name: str) -> str:
@@ -99,8 +124,8 @@ class Probe(_Part):
     @staticmethod
     def pack(outputs: Sequence[Arrays]) -> str:
         """Outputs for each shape -> the text stored in the manifest."""
-        flat = [array.astype("<f4").ravel() for arrays in outputs for array in arrays.values()]
-        return base64.b64encode(np.concatenate(flat).tobytes()).decode()
+        flat = [array.astype("<f4") for arrays in outputs for array in arrays.values()]
+        return base64.b64encode(b"".join(array.tobytes() for array in flat)).decode()
 
     def expected(self) -> Array:
         """The stored outputs, flat. Raises :class:`ArtifactError` when they cannot be read."""
@@ -165,15 +190,8 @@ class Manifest(_Part):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read ``folder/manifest.json``. Raises :class:`ArtifactError` that names the field which is wrong."""
-        file = folder / MANIFEST_FILE
         try:
-            if file.stat().st_size > MAX_MANIFEST_BYTES:
-                raise ArtifactError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
-            return cls.model_validate_json(file.read_bytes())
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{MANIFEST_FILE} is missing") from error
-        except OSError as error:
-            raise ArtifactError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
+            return cls.model_validate_json(read_regular_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"

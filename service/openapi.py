@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.request import HEADER_LENGTH
+from service.protocol import HEADER_LENGTH
 
 # fmt: off
 DIGIT = [  # a three of the held-out digits: 8 x 8 pixels, each / 16

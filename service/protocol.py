@@ -10,6 +10,8 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Parameters = dict[str, str | int | float | bool]
 
+HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON in front of the binary tensors
+
 # Little-endian, as the binary tensor extension fixes it. BYTES is not here: no model of ours reads or writes text.
 DATATYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("bool"),

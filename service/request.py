@@ -5,9 +5,8 @@ from typing import Any
 import orjson
 
 from service.errors import InvalidInputError, shown
-from service.protocol import InferenceRequest, Parameters, RequestedOutput, RequestInput
+from service.protocol import HEADER_LENGTH, InferenceRequest, Parameters, RequestedOutput, RequestInput
 
-HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON in front of the binary tensors
 _KINDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
 
 

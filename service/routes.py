@@ -16,6 +16,7 @@ from service.manifest import Certificate
 from service.metrics import Metrics
 from service.model_config import model_config
 from service.protocol import (
+    HEADER_LENGTH,
     ErrorBody,
     Live,
     ModelIndexEntry,
@@ -26,7 +27,7 @@ from service.protocol import (
     ServerMetadata,
 )
 from service.repository import ModelRepository
-from service.request import HEADER_LENGTH, parse
+from service.request import parse
 from service.settings import Settings
 from service.statistics import model_statistics
 from service.version import VERSION
