@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
 DIGITS_SEED = 0
 DIGITS_TRAINING_ROWS = 1437  # of 1797: four fifths
@@ -22,8 +23,8 @@ class HeldOut:
     dataset: str
     sha256: str
     split: str
-    inputs: dict[str, Array]
-    metrics: Callable[[dict[str, Array]], dict[str, float]]  # outputs by name -> figures, the main one first
+    inputs: Arrays
+    metrics: Callable[[Arrays], dict[str, float]]  # outputs by name -> figures, the main one first
 
 
 @dataclass(frozen=True)
