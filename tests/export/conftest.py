@@ -1,0 +1,35 @@
+"""One fresh export of every reference model, from the committed checkpoints, that several files of tests look at."""
+
+import io
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+
+from export.__main__ import main
+from export.catalog import CATALOG, REFERENCE_MODELS
+from service.manifest import WEIGHTS_FILE
+
+ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+
+
+class FreshExport(NamedTuple):
+    """What ``python -m export --repository repository`` left, printed and returned."""
+
+    repository: Path
+    printed: str
+    status: int
+
+
+@pytest.fixture(scope="session")
+def fresh_export(tmp_path_factory: pytest.TempPathFactory) -> FreshExport:
+    repository = tmp_path_factory.mktemp("fresh_export")
+    for name in REFERENCE_MODELS:
+        folder = Path(name) / CATALOG[name].version
+        (repository / folder).mkdir(parents=True)
+        shutil.copy(ARTIFACTS / folder / WEIGHTS_FILE, repository / folder)
+    printed = io.StringIO()
+    status = main(["--repository", str(repository)], Console(file=printed, width=200))
+    return FreshExport(repository, printed.getvalue(), status)
