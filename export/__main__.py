@@ -11,7 +11,7 @@ from rich.table import Table
 from export.artifact import export_artifact
 from export.catalog import CATALOG, REFERENCE_MODELS
 from export.errors import ExportError
-from service.manifest import Manifest
+from service.manifest import ArtifactError, Manifest
 
 ARTIFACTS = Path("artifacts")
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         try:
             with console.status(f"exporting {name}"):
                 manifest = export_artifact(CATALOG[name], options.repository)
-        except ExportError as error:
+        except (ExportError, ArtifactError) as error:
             console.print(f"[red]{name} was not exported:[/red] {error}", highlight=False, soft_wrap=True)
             status = 1
         else:

@@ -12,7 +12,7 @@ from torch import nn
 
 from export.catalog import ExportSpec
 from export.certify import certify, forward, main_metric
-from export.checkpoint import extents, load_checkpoint, save_random_checkpoint
+from export.checkpoint import extents, load_checkpoint, randomize, to_safetensors
 from export.errors import ExportError
 from export.onnx_export import export_graph, opset
 from service import certificate
@@ -29,25 +29,30 @@ def export_artifact(spec: ExportSpec, repository: Path) -> Manifest:
     torch's; the folder is then as it was.
     """
     folder = repository / spec.name / spec.version
-    checkpoint = folder / WEIGHTS_FILE
-    model = spec.build()
-    if spec.trained_by is None:
-        save_random_checkpoint(model, checkpoint)
-    elif not checkpoint.exists():
-        raise ExportError(
-            f"{spec.name} has no checkpoint at {checkpoint}: train it with `python -m experiments {spec.trained_by}`"
-        )
-    load_checkpoint(model, checkpoint)
-    model.eval()
-    weights = checkpoint.read_bytes()
+    model = spec.build().eval()
+    weights = _weights(spec, model, folder / WEIGHTS_FILE)
     graph = export_graph(model, _example(spec), spec.input, spec.output, extents(weights))
     content = graph.SerializeToString(deterministic=True)
     manifest = _certified(spec, model, _draft(spec, model, graph, content, weights), content, weights)
-    for name, data in ((GRAPH_FILE, content), (MANIFEST_FILE, manifest.to_json().encode())):
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {WEIGHTS_FILE: weights, GRAPH_FILE: content, MANIFEST_FILE: manifest.to_json().encode()}
+    for name, data in files.items():  # the manifest last: until then its sha256 say that something is missing
         part = folder / f".{name}.part"
         part.write_bytes(data)
         os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
     return manifest
+
+
+def _weights(spec: ExportSpec, model: nn.Module, checkpoint: Path) -> bytes:
+    """Give the model its weights, and return them as they stand, or will stand, in ``model.safetensors``."""
+    if spec.trained_by is None:
+        randomize(model)
+        return to_safetensors(model)
+    if not checkpoint.exists():
+        raise ExportError(
+            f"{spec.name} has no checkpoint at {checkpoint}: train it with `python -m experiments {spec.trained_by}`"
+        )
+    return load_checkpoint(model, checkpoint)
 
 
 def _example(spec: ExportSpec) -> torch.Tensor:

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd  # the base class of every Dropout
 
 from export.held_out import Array, Arrays, HeldOut
 from service import certificate
@@ -56,8 +57,10 @@ def _without_dropout(model: nn.Module) -> nn.Module:
     """A copy of the model, so that running statistics stay as trained, whose dropout drops nothing."""
     twin = copy.deepcopy(model)
     for module in twin.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # nn.LSTM, nn.MultiheadAttention
+            module.dropout = 0.0  # type: ignore[assignment]  # mypy takes it for a submodule
     return twin
 
 
@@ -87,9 +90,10 @@ def train_eval_identical(model: nn.Module, rows: Array) -> Claim:
 def training_mode(model: nn.Module, rows: Array) -> dict[str, float | int]:
     """In ``train()`` mode: a row among some rows, and at the same place among others of an equally large batch."""
     twin = _without_dropout(model).train()
-    together, others = rows[:TRAINING_ROWS], rows[TRAINING_ROWS : 2 * TRAINING_ROWS]
+    count = min(TRAINING_ROWS, len(rows) // 2)
+    together, others = rows[:count], rows[count : 2 * count]
     among_others = []
-    for index in range(TRAINING_ROWS):
+    for index in range(count):
         batch = others.copy()
         batch[index] = together[index]
         among_others.append(forward(twin, batch)[index])

@@ -87,8 +87,12 @@ def _point_into(model: ModelProto, weights: Mapping[str, Extent]) -> None:
                 initializer.external_data.add(key=key, value=str(value))
         for node in graph.node:
             for attribute in node.attribute:
-                if node.op_type == "Constant" and math.prod(attribute.t.dims) > MAX_CONSTANT_ELEMENTS:
-                    raise ExportError(f"the graph holds a Constant of shape {list(attribute.t.dims)}")
+                elements = max(math.prod(attribute.t.dims), len(attribute.floats), len(attribute.ints))
+                if node.op_type == "Constant" and elements > MAX_CONSTANT_ELEMENTS:
+                    raise ExportError(
+                        f"the graph holds a Constant of {elements} elements; above {MAX_CONSTANT_ELEMENTS} it must be "
+                        "computed in the graph, or be a parameter or buffer"
+                    )
 
 
 def opset(model: ModelProto) -> int:

@@ -30,7 +30,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if self.placement not in RESIDUALS:
             raise ValueError(f"placement is {self.placement!r}, it must be one of {sorted(RESIDUALS)}")
-        if self.d_model % self.n_heads:
+        if self.n_heads < 1 or self.d_model % self.n_heads:
             raise ValueError(f"n_heads is {self.n_heads}, it must divide d_model {self.d_model}")
 
 
