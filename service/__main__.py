@@ -9,11 +9,13 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.app import create_app
+from service.http_protocol import JsonErrors
 from service.settings import Settings, read_settings
 
 logger = logging.getLogger("service")
 
 USAGE_ERROR = 2
+GRACE_SECONDS = 30  # for requests in flight; a client that stalls must not keep the process alive
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # uvicorn ends by raising the signal it was stopped by once more, which would make an orderly end exit non-zero.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -44,12 +46,13 @@ def server_of(settings: Settings) -> uvicorn.Server:
             host=settings.host,
             port=settings.port,
             loop="uvloop",
-            http="httptools",
+            http=JsonErrors,
             lifespan="on",
             log_config=None,  # ours, above
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,  # longer than the idle time of common clients and proxies, who then close first
+            timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -24,10 +25,10 @@ AsyncRun = Callable[[Arrays], Awaitable[Arrays]]
 
 
 class BatchObserver(Protocol):
-    """Who is told of every batch that was run."""
+    """Who is told of every batch that was answered."""
 
     def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
-        """Rows in the batch, how long each request of it had waited, and how long the run took."""
+        """Rows in the batch, how long each request of it had waited, and how long run, merging and splitting took."""
 
     def pending_changed(self, by: int) -> None:
         """So many more (or fewer) requests are waiting or running."""
@@ -127,6 +128,10 @@ class Batcher:
         self._observer.pending_changed(+1)
         try:
             return await pending.future
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # it has been taken into a batch already
+                self._queue.remove(pending)  # a caller that left must not keep others out of the queue
+            raise
         finally:
             self._observer.pending_changed(-1)
 
@@ -138,15 +143,17 @@ class Batcher:
             if not batch:
                 return
             await self._execute(batch)
+            del batch  # or an idle instance would keep the last batch's arrays alive
 
     async def _form(self) -> list[_Pending]:
         """The next batch, waiting for one; empty when there is nothing left to wait for."""
         while True:
-            self._drop_callers_that_left()
             if self._queue:
                 remaining = self._queue[0].queued_at + self._max_queue_delay_s - perf_counter()
-                if remaining <= 0 or self._closing or self._waiting_rows() >= self._max_batch_size:
-                    return self._take()
+                if remaining <= 0 or self._closing or self._rows_like_the_first() >= self._max_batch_size:
+                    if batch := self._take():
+                        return batch
+                    continue
             elif self._closing:
                 return []
             else:
@@ -158,28 +165,25 @@ class Batcher:
             except TimeoutError:
                 pass
 
-    def _drop_callers_that_left(self) -> None:
-        while self._queue and self._queue[0].future.done():
-            self._queue.popleft()
-
-    def _waiting_rows(self) -> int:
-        return sum(pending.rows for pending in self._queue)
+    def _rows_like_the_first(self) -> int:
+        """Rows that could share a run with the oldest request."""
+        signature = self._queue[0].signature
+        return sum(pending.rows for pending in self._queue if pending.signature == signature)
 
     def _take(self) -> list[_Pending]:
         """The oldest request and those behind it that merge with it, in order, up to ``max_batch_size`` rows.
 
         A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
-        requests none overtakes another; others keep their place.
+        requests none overtakes another; others keep their place. Callers that have just left are dropped.
         """
-        first = self._queue.popleft()
-        batch, rows, left = [first], first.rows, deque[_Pending]()
+        batch, rows, left = list[_Pending](), 0, deque[_Pending]()
         while self._queue:
             pending = self._queue.popleft()
             if pending.future.done():
                 continue
-            if pending.signature != first.signature:
+            if batch and pending.signature != batch[0].signature:
                 left.append(pending)
-            elif rows + pending.rows > self._max_batch_size:
+            elif batch and rows + pending.rows > self._max_batch_size:
                 left.append(pending)
                 break
             else:
@@ -191,19 +195,20 @@ class Batcher:
     async def _execute(self, batch: list[_Pending]) -> None:
         """Run a batch and give every caller its rows; any failure reaches every caller."""
         started = perf_counter()
-        answers: Sequence[Arrays | ServiceError]
         try:
             outputs = await self._run(self._merged(batch))
-            answers = self._split(outputs, batch)
+            for pending, answer in zip(batch, self._split(outputs, batch), strict=True):
+                pending.resolve(answer)
+            self._observer.observe_batch(
+                sum(pending.rows for pending in batch),
+                [started - pending.queued_at for pending in batch],
+                perf_counter() - started,
+            )
         except Exception:
             logger.exception("a batch of %s failed", self._name)  # the runtime's words are for the log
-            answers = [InferenceError(self._name) for _ in batch]
-        compute_seconds = perf_counter() - started
-        self._observer.observe_batch(
-            sum(pending.rows for pending in batch), [started - pending.queued_at for pending in batch], compute_seconds
-        )
-        for pending, answer in zip(batch, answers, strict=True):
-            pending.resolve(answer)
+        finally:
+            for pending in batch:  # whatever happened, nobody waits for ever
+                pending.resolve(InferenceError(self._name))
 
     def _merged(self, batch: list[_Pending]) -> Arrays:
         if len(batch) == 1:

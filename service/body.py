@@ -15,7 +15,7 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
     Raises BodyTooLargeError as soon as more than ``max_body_bytes`` have come or have been inflated,
     UnsupportedEncodingError, InvalidInputError for damaged compressed data, ClientGoneError.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
     if encoding not in ("identity", "gzip", "deflate"):
         raise UnsupportedEncodingError(f"Content-Encoding is {encoding[:40]!r}, it must be identity, gzip or deflate")
     declared = request.headers.get("content-length", "")

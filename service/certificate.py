@@ -23,6 +23,14 @@ from service.protocol import DATATYPES, Array, Arrays
 
 Run = Callable[[Arrays], Arrays]
 
+ORT_TYPES = {
+    "BOOL": "tensor(bool)",
+    "FP16": "tensor(float16)",
+    "FP32": "tensor(float)",
+    "FP64": "tensor(double)",
+    **{f"{kind}{bits}": f"tensor({kind.lower()}{bits})" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
+}
+
 # Add + LayerNormalization as one kernel: twice the error at a large mean, and no faster (docs/decisions/0004).
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
@@ -58,20 +66,33 @@ def open_session(graph: bytes, weights: bytes, intra_op_threads: int) -> ort.Inf
 
 
 def runner(session: ort.InferenceSession, manifest: Manifest) -> Run:
-    """Arrays in, arrays out, both by name. Raises :class:`ArtifactError` when graph and manifest disagree."""
+    """Arrays in, arrays out, both by name. Raises ArtifactError when names, datatypes or sizes are not the graph's."""
     for what, tensors, nodes in (
-        ("input", manifest.inputs, session.get_inputs()),
-        ("output", manifest.outputs, session.get_outputs()),
+        ("inputs", manifest.inputs, session.get_inputs()),
+        ("outputs", manifest.outputs, session.get_outputs()),
     ):
         declared, there = [tensor.name for tensor in tensors], [node.name for node in nodes]
         if declared != there:
-            raise ArtifactError(f"the graph's {what}s are {there}, the manifest's are {declared}")
+            raise ArtifactError(f"the graph's {what} are {there}, the manifest's are {declared}")
+        for tensor, node in zip(tensors, nodes, strict=True):
+            if node.type != ORT_TYPES[tensor.datatype] or not _sizes_agree(node.shape, tensor.shape):
+                raise ArtifactError(
+                    f"in the graph {tensor.name} is {node.type} {node.shape}, "
+                    f"in the manifest {tensor.datatype} {tensor.shape}"
+                )
     names = [tensor.name for tensor in manifest.outputs]
 
     def run(inputs: Arrays) -> Arrays:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     return run
+
+
+def _sizes_agree(graph: Sequence[int | str | None], declared: Sequence[int]) -> bool:
+    """A size the graph fixes is the manifest's; one that varies in the graph may be fixed in the manifest."""
+    return len(graph) == len(declared) and all(
+        not isinstance(size, int) or size == expected for size, expected in zip(graph, declared, strict=True)
+    )
 
 
 def sample(tensor: InputTensor, shape: Sequence[int], rng: np.random.Generator, mean: float = 0.0) -> Array:
@@ -94,13 +115,17 @@ def probe_inputs(manifest: Manifest) -> list[Arrays]:
 
 
 def max_difference(ours: Array, theirs: Array) -> dict[str, float | int]:
-    """Largest absolute difference, and largest distance in units in the last place of float32."""
-    if not ours.size:
-        return {"max_abs": 0.0, "max_ulp": 0}
+    """Largest absolute difference, and largest distance in units in the last place of float32.
+
+    Numbers of which one is not finite are counted instead, where there are any: JSON could not carry the difference.
+    """
+    finite = np.isfinite(ours) & np.isfinite(theirs)
+    nonfinite = int(finite.size - finite.sum())
+    ours, theirs = ours[finite], theirs[finite]
     return {
-        "max_abs": float(np.max(np.abs(ours.astype("f8") - theirs.astype("f8")))),
-        "max_ulp": int(np.max(np.abs(_ordered(ours) - _ordered(theirs)))),
-    }
+        "max_abs": float(np.max(np.abs(ours.astype("f8") - theirs.astype("f8")), initial=0)),
+        "max_ulp": int(np.max(np.abs(_ordered(ours) - _ordered(theirs)), initial=0)),
+    } | ({"nonfinite": nonfinite} if nonfinite else {})
 
 
 def _ordered(values: Array) -> Array:
@@ -192,28 +217,39 @@ def invariance_rows(manifest: Manifest, shape: Sequence[int]) -> Arrays:
     return {tensor.name: sample(tensor, (manifest.max_rows, *shape[1:]), rng) for tensor in manifest.inputs}
 
 
-def recheck(manifest: Manifest, runs: dict[int, Run]) -> Certificate:
+def warm_up(run: Run, manifest: Manifest) -> None:
+    """The first run of a session allocates and repacks; let no client wait for that."""
+    for inputs in probe_inputs(manifest):
+        run(inputs)
+
+
+def recheck(manifest: Manifest, runs: dict[int, Run], serving_threads: int = 1) -> Certificate:
     """The certificate as it holds here: parity and invariance measured anew, the other claims as exported.
 
-    runs: threads -> a run with so many, one thread among them.
+    runs: threads -> a run with so many, one thread and ``serving_threads`` among them.
     """
     batches = probe_inputs(manifest)
-    fresh = [torch_onnx_parity(runs[1], manifest)]
+    fresh = [torch_onnx_parity(runs[serving_threads], manifest)]
     if manifest.batch_axis is not None:
-        sizes = (1, 2, manifest.max_rows)
         rows = invariance_rows(manifest, manifest.probe.shapes[0])
         batches.append(rows)
-        fresh.append(batch_invariant(runs, [rows], sizes))
+        fresh.append(batch_invariant(runs, [rows], (1, 2, manifest.max_rows)))
     fresh.append(thread_invariant(runs, batches))
     claims = {claim.claim: claim for claim in manifest.certificate.claims}
     for claim in fresh:
-        exported = claims.get(claim.claim)
-        claims[claim.claim] = claim if exported is None else _with_export_figures(claim, exported)
+        claims[claim.claim] = _together(claims.get(claim.claim), claim)
     return manifest.certificate.model_copy(update={"claims": list(claims.values())})
 
 
-def _with_export_figures(fresh: Claim, exported: Claim) -> Claim:
-    """The fresh claim, and those of the exported figures that only torch can give (``training_mode``)."""
+def _together(exported: Claim | None, fresh: Claim) -> Claim:
+    """The fresh claim, unless the export, which tries more, found that it does not hold.
+
+    Those of the export's figures that only torch can give (``training_mode``) stay.
+    """
+    if exported is None:
+        return fresh
+    if not exported.holds:
+        return exported
     kept = {name: figure for name, figure in exported.measured.items() if name not in fresh.measured}
     how = f"{fresh.how}; {', '.join(kept)}: as measured at export" if kept else fresh.how
     return fresh.model_copy(update={"measured": {**fresh.measured, **kept}, "how": how})

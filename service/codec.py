@@ -25,6 +25,15 @@ _JSON_NAMES = {"b": "true or false", "i": "an integer", "u": "an integer", "f": 
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What the client wants to be answered with: which outputs in which order, and whether each goes as binary."""
+
+    id: str | None
+    outputs: list[tuple[OutputTensor, bool]]
+    nonfinite_as_null: bool
+
+
+@dataclass(frozen=True)
 class Answer:
     """A response body, and how much of it is JSON when binary tensors follow."""
 
@@ -107,8 +116,8 @@ def _from_bytes(data: memoryview, dtype: np.dtype[Any], shape: list[int], name: 
         raise InvalidInputError(
             f"input {name} has {len(data)} bytes of binary data, its shape {shape} and datatype make {expected}"
         )
-    if dtype.kind == "b" and data.nbytes and max(data) > 1:
-        raise InvalidInputError(f"input {name} has a byte of {max(data)}, a BOOL is 0 or 1")
+    if dtype.kind == "b" and (largest := int(np.frombuffer(data, "u1").max(initial=0))) > 1:
+        raise InvalidInputError(f"input {name} has a byte of {largest}, a BOOL is 0 or 1")
     array = np.frombuffer(data, dtype).reshape(shape)
     # Behind a JSON header of any length the bytes need not lie on the datatype's boundary.
     return array if array.flags.aligned else array.copy()
@@ -143,7 +152,7 @@ def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: st
 
 def _flat(data: list[Any], shape: list[int], name: str) -> list[Any]:
     """Nested or flat, row-major -> flat. Raises InvalidInputError where the lists have not the sizes of ``shape``."""
-    if not data or type(data[0]) is not list:
+    if not data or not shape or type(data[0]) is not list:
         return data
     if len(data) != shape[0]:
         raise InvalidInputError(
@@ -168,7 +177,9 @@ def _check_bounds(array: Array, tensor: InputTensor) -> None:
     raise InvalidInputError(
         f"input {tensor.name} has {array[~inside].flat[0]} in it, it must be "
         + " and ".join(
-            f"{word} {bound:g}" for word, bound in (("at least", low), ("at most", high)) if bound is not None
+            f"{word} {int(bound) if bound.is_integer() else bound}"
+            for word, bound in (("at least", low), ("at most", high))
+            if bound is not None
         )
     )
 
@@ -176,41 +187,39 @@ def _check_bounds(array: Array, tensor: InputTensor) -> None:
 # ---- arrays -> body --------------------------------------------------------------------------------------------------
 
 
-def select_outputs(request: InferenceRequest, manifest: Manifest) -> list[tuple[OutputTensor, bool]]:
-    """The outputs to answer with, in the order asked for, and whether each goes as binary; all of them by default.
+def wanted(request: InferenceRequest, manifest: Manifest) -> Wanted:
+    """The outputs to answer with, in the order asked for; all of them by default.
 
     Raises InvalidInputError for a name the model does not have, or twice, and for FP16 in JSON.
     """
     by_name = {tensor.name: tensor for tensor in manifest.outputs}
-    binary = request.raw is not None or bool(request.parameters.get("binary_data_output"))
-    wanted = request.outputs or [RequestedOutput(name, binary) for name in by_name]
-    names = [output.name for output in wanted]
+    asked = request.outputs or [RequestedOutput(name, request.binary_data_output) for name in by_name]
+    names = [output.name for output in asked]
     if not by_name.keys() >= set(names) or len(set(names)) != len(names):
         raise InvalidInputError(
             f"the outputs asked for are {shown(names)}, model {manifest.name} has {list(by_name)}, each once"
         )
-    for output in wanted:
+    for output in asked:
         if by_name[output.name].datatype == "FP16" and not output.binary_data:
             raise InvalidInputError(
                 f"output {output.name} is FP16, which JSON cannot carry exactly: ask for binary_data"
             )
-    return [(by_name[output.name], bool(output.binary_data)) for output in wanted]
+    outputs = [(by_name[output.name], output.binary_data) for output in asked]
+    return Wanted(request.id, outputs, nonfinite_as_null="nonfinite" in request.parameters)
 
 
-def encode(
-    request: InferenceRequest, manifest: Manifest, selected: list[tuple[OutputTensor, bool]], arrays: Arrays
-) -> Answer:
+def encode(wanted: Wanted, manifest: Manifest, arrays: Arrays) -> Answer:
     """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for tensor, is_binary in selected:
+    for tensor, is_binary in wanted.outputs:
         array = np.ascontiguousarray(arrays[tensor.name])
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
         if is_binary:
             binary.append(array.tobytes())
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
-            if array.dtype.kind == "f" and "nonfinite" not in request.parameters and not np.isfinite(array).all():
+            if array.dtype.kind == "f" and not wanted.nonfinite_as_null and not np.isfinite(array).all():
                 raise InvalidInputError(
                     f"output {tensor.name} has a value that is not finite, which JSON cannot carry: ask for it with "
                     'binary_data, or set the request\'s parameter nonfinite to "null"'
@@ -218,7 +227,7 @@ def encode(
             entry["data"] = array.ravel()
         outputs.append(entry)
     document: dict[str, Any] = {"model_name": manifest.name, "model_version": manifest.version}
-    if request.id is not None:
-        document["id"] = request.id
+    if wanted.id is not None:
+        document["id"] = wanted.id
     text = orjson.dumps(document | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     return Answer(b"".join((text, *binary)), len(text)) if binary else Answer(text)

@@ -9,7 +9,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def available_cores(cgroup: Path = CGROUP) -> int:
     """At least 1: the smaller of the scheduler's affinity and the cgroup's CPU quota (v2, else v1), rounded up."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 

@@ -12,6 +12,8 @@ ServiceError
 └── ModelNotReadyError         503, Retry-After where waiting helps
 """
 
+import reprlib
+
 
 class ServiceError(Exception):
     """A request that is not answered; the message is what the client reads."""
@@ -75,6 +77,9 @@ class ModelNotReadyError(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 2, 60
+
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 400,
     ModelNotFoundError: 404,
@@ -89,6 +94,6 @@ STATUS: dict[type[ServiceError], int] = {
 
 
 def shown(value: object) -> str:
-    """A value of the client's, short enough for an error message."""
-    text = repr(value)
+    """A value of the client's, short enough for an error message, at a cost that its size does not change."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

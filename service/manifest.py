@@ -50,6 +50,12 @@ def read_regular_file(folder: Path, name: str, max_bytes: int) -> bytes:
         raise ArtifactError(f"{name} cannot be read: {reason}") from error
 
 
+def _dimension(size: int) -> int:
+    if size != -1 and size < 1:
+        raise ValueError(f"a size is {size}, it must be -1 (varies) or at least 1")
+    return size
+
+
 def _datatype(name: str) -> str:
     if name not in DATATYPES:
         raise ValueError(f"datatype is {name!r}, it must be one of {', '.join(DATATYPES)}")
@@ -57,7 +63,7 @@ def _datatype(name: str) -> str:
 
 
 Datatype = Annotated[str, AfterValidator(_datatype)]
-Dimension = Annotated[int, Field(ge=-1)]
+Dimension = Annotated[int, AfterValidator(_dimension)]
 Checked = Literal["export", "start"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -68,8 +74,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class OutputTensor(_Part):
-    """Name, datatype and shape of an output; -1 is a size that varies."""
+class Tensor(_Part):
+    """Name, datatype and shape of an input or output; -1 is a size that varies."""
 
     name: str = Field(min_length=1)
     datatype: Datatype
@@ -80,7 +86,11 @@ class OutputTensor(_Part):
         return TensorMetadata(self.name, self.datatype, self.shape)
 
 
-class InputTensor(OutputTensor):
+class OutputTensor(Tensor):
+    """An output."""
+
+
+class InputTensor(Tensor):
     """An input, with what it may hold. A bound that is not given is not checked."""
 
     minimum: float | None = None
@@ -185,6 +195,13 @@ class Manifest(_Part):
         for tensors in (self.inputs, self.outputs):
             if len({tensor.name for tensor in tensors}) != len(tensors):
                 raise ValueError("two tensors have the same name")
+        certificate = self.certificate
+        if (certificate.model_name, certificate.model_version) != (self.name, self.version):
+            raise ValueError(f"the certificate is that of {certificate.model_name}/{certificate.model_version}")
+        if len({claim.claim for claim in certificate.claims}) != len(certificate.claims):
+            raise ValueError("the certificate makes a claim twice")
+        if any(claim.checked != "export" for claim in certificate.claims):
+            raise ValueError("the certificate says of a claim that it was checked at start, which only a service can")
         return self
 
     @classmethod

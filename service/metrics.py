@@ -93,9 +93,10 @@ class ModelMetrics:
 
     @contextmanager
     def codec(self, stage: str) -> Iterator[None]:
-        """Time what happens inside as ``decode`` or ``encode``."""
-        with self._codec_seconds[stage].time():
-            yield
+        """Time what happens inside as ``decode`` or ``encode``, if it succeeds: bad input is no codec's work."""
+        started = time.perf_counter()
+        yield
+        self._codec_seconds[stage].observe(time.perf_counter() - started)
 
     @contextmanager
     def request(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.manifest import InputTensor, Manifest, OutputTensor
+from service.manifest import InputTensor, Manifest, Tensor
 from service.settings import Settings
 
 
@@ -35,7 +35,7 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
     }
 
 
-def _tensor(tensor: OutputTensor, batches: bool) -> dict[str, Any]:
+def _tensor(tensor: Tensor, batches: bool) -> dict[str, Any]:
     described = {
         "name": tensor.name,
         "data_type": f"TYPE_{tensor.datatype}",

@@ -56,8 +56,7 @@ def _without_422(document: dict[str, Any]) -> dict[str, Any]:
     """FastAPI lists 422 on every route with a parameter; here bad input is 400 everywhere."""
     for operations in document["paths"].values():
         for operation in operations.values():
-            if operation["responses"].pop("422", None) and operation.get("requestBody"):
-                operation["responses"].setdefault("400", _error(_ERRORS[400]))
+            operation["responses"].pop("422", None)
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
     return document

@@ -71,10 +71,10 @@ class RequestInput:
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """An output the client asked for, and whether it wants it binary (None: as the request says)."""
+    """An output the client asked for, and whether it wants it binary."""
 
     name: str
-    binary_data: bool | None = None
+    binary_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class InferenceRequest:
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
     inputs: list[RequestInput] = field(default_factory=list)
-    outputs: list[RequestedOutput] | None = None
+    outputs: list[RequestedOutput] | None = None  # None: all of them, binary if binary_data_output
+    binary_data_output: bool = False
     raw: memoryview | None = None
 
 

@@ -61,7 +61,8 @@ class ModelRepository:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._instances = settings.instances or available_cores()
+        # All threads of a model together are no more than the cores.
+        self._instances = settings.instances or max(1, available_cores() // settings.intra_op_threads)
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._all_tried = False
 
@@ -74,6 +75,9 @@ class ModelRepository:
         """Find the model folders; every one stands in the index from now on, as LOADING."""
         for folder in sorted(self._settings.model_repository.iterdir()):
             if folder.name.startswith(".") or not folder.is_dir():
+                continue
+            if not MODEL_NAME.fullmatch(folder.name):
+                logger.error("folder %a is not served: a model's name must match %s", folder.name, MODEL_NAME.pattern)
                 continue
             versions = _version_folders(folder)
             self._entries[folder.name] = {
@@ -110,8 +114,6 @@ class ModelRepository:
 
     def _check(self, entry: _Entry) -> tuple[Manifest, Certificate, list[Run]]:
         """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
-        if not MODEL_NAME.fullmatch(entry.name):
-            raise ArtifactError(f"its name must match {MODEL_NAME.pattern}")
         if not entry.version:
             raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
         artifact = Artifact.read(entry.folder)
@@ -122,7 +124,7 @@ class ModelRepository:
             return certificate.runner(session, artifact.manifest)
 
         runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, available_cores())})}
-        measured = certificate.recheck(artifact.manifest, runs)
+        measured = certificate.recheck(artifact.manifest, runs, serving)
         broken = certificate.broken_claims(artifact.manifest.certificate, measured)
         for claim in broken:
             logger.warning("%s/%s: %s does not hold: %s", entry.name, entry.version, claim.claim, claim.measured)
@@ -131,7 +133,7 @@ class ModelRepository:
             raise ArtifactError(f"its certificate does not hold on this machine: {claims}")
         instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
         for run in instances[1:]:  # the first has run already
-            certificate.torch_onnx_parity(run, artifact.manifest)
+            certificate.warm_up(run, artifact.manifest)
         return artifact.manifest, measured, instances
 
     def _serve(self, entry: _Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
@@ -164,7 +166,9 @@ class ModelRepository:
         if entry.state == LOADING:
             raise ModelNotReadyError(f"model {name} is being loaded", retry_after_seconds=1)
         if entry.model is None:
-            raise ModelNotReadyError(f"model {name} version {entry.version} is not served: {entry.reason}")
+            raise ModelNotReadyError(
+                f"model {'/'.join(filter(None, (name, entry.version)))} is not served: {entry.reason}"
+            )
         return entry.model
 
     def metrics_of(self, name: str, version: str | None = None) -> ModelMetrics:

@@ -7,6 +7,11 @@ import orjson
 from service.errors import InvalidInputError, shown
 from service.protocol import HEADER_LENGTH, InferenceRequest, Parameters, RequestedOutput, RequestInput
 
+# Before anything is done for each of them; far above what any model has.
+MAX_TENSORS, MAX_RANK = 256, 32
+
+# Triton's extensions that would change the answer: silence would be a wrong answer.
+_NOT_OFFERED = frozenset({"classification", "shared_memory_region", "sequence_id"})
 _KINDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -17,11 +22,11 @@ def parse(body: bytes, header_length: str | None) -> InferenceRequest:
     """
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if header_length is not None and length == 0:
-        return InferenceRequest(raw=memoryview(body))
+        return InferenceRequest(raw=memoryview(body), binary_data_output=True)
     text, binary = body[:length], memoryview(body)[length:]
     document = _object(_json(text, is_all=header_length is None), "the body")
     inputs, taken = [], 0
-    for index, item in enumerate(_list(document.get("inputs"), "inputs")):
+    for index, item in enumerate(_list(document.get("inputs"), "inputs", MAX_TENSORS)):
         tensor, size = _request_input(_object(item, f"inputs[{index}]"), index, binary[taken:])
         inputs.append(tensor)
         taken += size
@@ -32,12 +37,22 @@ def parse(body: bytes, header_length: str | None) -> InferenceRequest:
     parameters = _parameters(document, "the request")
     if parameters.get("nonfinite", "null") != "null":
         raise InvalidInputError(f"parameter nonfinite is {shown(parameters['nonfinite'])}, it can only be 'null'")
+    binary_data_output = bool(_optional(parameters, "binary_data_output", bool, "the request"))
     return InferenceRequest(
         id=_optional(document, "id", str, "the request"),
         parameters=parameters,
         inputs=inputs,
-        outputs=_requested_outputs(document, _optional(parameters, "binary_data_output", bool, "the request")),
+        outputs=_requested_outputs(document, binary_data_output),
+        binary_data_output=binary_data_output,
     )
+
+
+def parse_index(body: bytes) -> bool:
+    """POST /v2/repository/index: whether only models that serve are asked for. An empty body asks for all."""
+    if not body:
+        return False
+    document = _object(_json(body, is_all=True), "the body")
+    return bool(_optional(document, "ready", bool, "the body"))
 
 
 def _json_length(header: str, body_length: int) -> int:
@@ -67,7 +82,7 @@ def _request_input(item: dict[str, Any], index: int, binary: memoryview) -> tupl
     name = _required(item, "name", str, f"inputs[{index}]")
     where = f"input {shown(name)}"
     datatype = _required(item, "datatype", str, where)
-    shape = _list(item.get("shape"), f"the shape of {where}")
+    shape = _list(item.get("shape"), f"the shape of {where}", MAX_RANK)
     for size in shape:
         if type(size) is not int or size < 0:
             raise InvalidInputError(f"the shape of {where} has {shown(size)} in it, sizes are integers from 0 up")
@@ -83,15 +98,13 @@ def _request_input(item: dict[str, Any], index: int, binary: memoryview) -> tupl
     return RequestInput(name, datatype, shape, binary[:size]), size
 
 
-def _requested_outputs(document: dict[str, Any], binary_by_default: bool | None) -> list[RequestedOutput] | None:
+def _requested_outputs(document: dict[str, Any], binary_by_default: bool) -> list[RequestedOutput] | None:
     if document.get("outputs") is None:
         return None
     outputs = []
-    for index, item in enumerate(_list(document["outputs"], "outputs")):
+    for index, item in enumerate(_list(document["outputs"], "outputs", MAX_TENSORS)):
         name = _required(_object(item, f"outputs[{index}]"), "name", str, f"outputs[{index}]")
         wishes = _parameters(item, f"output {shown(name)}")
-        if "classification" in wishes:
-            raise InvalidInputError(f"output {shown(name)} asks for classification, which this server does not offer")
         binary = _optional(wishes, "binary_data", bool, f"output {shown(name)}")
         outputs.append(RequestedOutput(name, binary_by_default if binary is None else binary))
     return outputs
@@ -103,10 +116,12 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _list(value: Any, where: str) -> list[Any]:
+def _list(value: Any, where: str, most: int | None = None) -> list[Any]:
     if not isinstance(value, list):
         was = "missing" if value is None else shown(value)
         raise InvalidInputError(f"{where}: {was}, it must be a JSON list")
+    if most is not None and len(value) > most:
+        raise InvalidInputError(f"{where}: {len(value)} entries, there may be at most {most}")
     return value
 
 
@@ -127,6 +142,8 @@ def _parameters(item: dict[str, Any], where: str) -> Parameters:
     """Parameters are strings, numbers or booleans: the protocol has no lists there."""
     parameters = _object({} if item.get("parameters") is None else item["parameters"], f"parameters of {where}")
     for name, value in parameters.items():
+        if name in _NOT_OFFERED:
+            raise InvalidInputError(f"{where} asks for {name}, which this server does not offer")
         if not isinstance(value, str | int | float):
             raise InvalidInputError(
                 f"parameter {shown(name)} of {where} is {shown(value)}, it must be a string, a number or a boolean"

@@ -6,7 +6,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.model_config import model_config
 from service.protocol import (
     HEADER_LENGTH,
+    Arrays,
     ErrorBody,
     Live,
     ModelIndexEntry,
@@ -26,8 +27,8 @@ from service.protocol import (
     Ready,
     ServerMetadata,
 )
-from service.repository import ModelRepository
-from service.request import parse
+from service.repository import READY, ModelRepository, ServedModel
+from service.request import parse, parse_index
 from service.settings import Settings
 from service.statistics import model_statistics
 from service.version import VERSION
@@ -41,6 +42,18 @@ UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
 NOT_SERVED: dict[int | str, dict[str, Any]] = {
     **UNKNOWN_MODEL,
     503: {"model": ErrorBody, "description": "The model is being loaded, or was refused; the error says why."},
+}
+
+BAD_REQUEST: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "The body is not as it must be."}
+}
+INDEX_REQUEST = {
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+            "example": {"ready": True},
+        }
+    }
 }
 
 router = APIRouter()
@@ -66,23 +79,25 @@ Repository = Annotated[ModelRepository, Depends(_repository)]
 
 async def infer(request: Request) -> Response:
     """POST /v2/models/{name}[/versions/{version}]/infer: body -> arrays -> batch -> arrays -> body."""
-    repository, settings = _repository(request), _settings(request)
+    repository, max_body_bytes = _repository(request), _settings(request).max_body_bytes
     name, version = request.path_params["name"], request.path_params.get("version")
-    metrics = repository.metrics_of(name, version)
-    with metrics.request():
+    with repository.metrics_of(name, version).request():
         model = repository.get(name, version)
-        body = await read_body(request, settings.max_body_bytes)
-        with metrics.codec("decode"):
-            inference = parse(body, request.headers.get(HEADER_LENGTH))
-            selected = codec.select_outputs(inference, model.manifest)
-            inputs = codec.decode(inference, model.manifest)
+        wanted, inputs = _decoded(model, await read_body(request, max_body_bytes), request.headers.get(HEADER_LENGTH))
         outputs = await model.infer(inputs)
-        with metrics.codec("encode"):
-            answer = codec.encode(inference, model.manifest, selected, outputs)
+        with model.metrics.codec("encode"):
+            answer = codec.encode(wanted, model.manifest, outputs)
     if answer.json_length is None:
         return Response(answer.body, media_type="application/json")
     headers = {HEADER_LENGTH: str(answer.json_length)}
     return Response(answer.body, media_type="application/octet-stream", headers=headers)
+
+
+def _decoded(model: ServedModel, body: bytes, header_length: str | None) -> tuple[codec.Wanted, Arrays]:
+    """A function of its own, so that body and JSON values are free again while the request waits for its run."""
+    with model.metrics.codec("decode"):
+        request = parse(body, header_length)
+        return codec.wanted(request, model.manifest), codec.decode(request, model.manifest)
 
 
 @router.get("/v2", tags=["server"])
@@ -156,15 +171,16 @@ async def statistics(request: Request, repository: Repository, name: str, versio
     return model_statistics(_metrics(request), [(name, each) for each in versions])
 
 
-@router.post("/v2/repository/index", tags=["models"])
-async def repository_index(
-    repository: Repository, body: Annotated[dict[str, Any] | None, Body(examples=[{"ready": True}])] = None
-) -> list[ModelIndexEntry]:
-    """Every model that was found, with its state and, where it is not served, the reason. `{"ready": true}`: only
-    those that serve.
+@router.post(
+    "/v2/repository/index", tags=["models"], responses=BAD_REQUEST, openapi_extra={"requestBody": INDEX_REQUEST}
+)
+async def repository_index(request: Request, repository: Repository) -> list[ModelIndexEntry]:
+    """Every model that was found, with its state and, where it is not served, the reason.
+
+    `{"ready": true}` asks only for those that serve.
     """
-    index = repository.index()
-    return [entry for entry in index if entry.state == "READY"] if (body or {}).get("ready") else index
+    only_ready = parse_index(await read_body(request, _settings(request).max_body_bytes))
+    return [entry for entry in repository.index() if entry.state == READY or not only_ready]
 
 
 @router.get("/v1/models/{name}/certificate", tags=["certificate"], responses=NOT_SERVED)

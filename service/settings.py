@@ -33,7 +33,9 @@ class Settings(BaseSettings):
         "`enforce` refuses to serve it, `report` serves it and says so in its certificate.",
     )
     instances: int | None = Field(
-        None, ge=1, description="Batches of one model that run at the same time. Default: the cores of the cgroup."
+        None,
+        ge=1,
+        description="Batches of one model that run at the same time. Default: the cores, over the threads.",
     )
     intra_op_threads: int = Field(
         1, ge=1, description="Threads of one run. More answer a lone request sooner and many requests more slowly."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,11 +150,15 @@ def test_a_folder_without_a_model_that_serves_is_not_ready(serve: Any, tmp_path:
 
 
 def test_the_highest_version_answers_unless_another_is_named(serve: Any, repository: Path) -> None:
-    second = repository / GOOD / "10"
-    shutil.copytree(repository / GOOD / "1", second)
-    rewrite(second, lambda manifest: manifest.update(version="10"))
-    shutil.copytree(second, repository / GOOD / "9")
-    rewrite(repository / GOOD / "9", lambda manifest: manifest.update(version="9"))
+    for version in ("9", "10"):
+        shutil.copytree(repository / GOOD / "1", repository / GOOD / version)
+        rewrite(
+            repository / GOOD / version,
+            lambda manifest, version=version: (
+                manifest.update(version=version),
+                manifest["certificate"].update(model_version=version),
+            ),
+        )
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]}
     with serve(model_repository=repository) as address:
         assert httpx.get(f"{address}/v2/models/{GOOD}").json()["versions"] == ["1", "9", "10"]
@@ -170,16 +175,19 @@ def test_a_broken_highest_version_is_not_replaced_by_an_older_one(serve: Any, re
         assert httpx.post(f"{address}/v2/models/{GOOD}/versions/1/infer", json=body).status_code == 200
 
 
-def test_a_name_that_cannot_stand_in_a_url_and_a_folder_that_is_none_are_told_apart(
-    serve: Any, repository: Path
+def test_folders_that_cannot_be_models_are_passed_over(
+    serve: Any, repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (repository / BROKEN).rename(repository / "my model")
+    (repository / os.fsdecode(b"no\xfftext")).mkdir()
     (repository / ".git").mkdir()
     (repository / "README.md").write_text("not a model")
     with serve(model_repository=repository) as address:
         index = {entry["name"]: entry for entry in httpx.post(f"{address}/v2/repository/index").json()}
-        assert set(index) == {GOOD, "my model"}
-        assert "its name must match" in index["my model"]["reason"]
+        assert set(index) == {GOOD}
+        for path in ("/v2/models", "/v2/models/stats", "/metrics"):
+            assert httpx.get(address + path).status_code == 200
+    assert caplog.text.count("a model's name must match") == 2
 
 
 def test_a_model_that_cannot_run_its_own_probe_is_refused_without_the_runtimes_words(

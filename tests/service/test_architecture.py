@@ -26,7 +26,7 @@ FORBIDDEN = {
 SERVICE_LAYERS = [
     {"version", "protocol", "errors", "settings", "cores"},
     {"manifest"},
-    {"artifact", "certificate", "request", "metrics", "body", "openapi", "model_config", "handlers"},
+    {"artifact", "certificate", "request", "metrics", "body", "openapi", "model_config", "handlers", "http_protocol"},
     {"codec", "runtime", "batcher", "statistics"},
     {"repository"},
     {"routes"},

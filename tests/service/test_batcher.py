@@ -249,3 +249,65 @@ async def test_every_batch_and_every_request_is_observed() -> None:
         await asyncio.gather(first, *others)
     assert observed.batches == [(1, 1), (6, 3)]
     assert observed.pending == 0
+
+
+async def test_callers_that_left_make_room_for_others() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run, max_queue_size=2) as served:
+        running = asyncio.create_task(served.submit(rows(1)))
+        await runner.started.wait()
+        leaving = await queued(served.submit(rows(1)), served.submit(rows(1)))
+        for task in leaving:
+            task.cancel()
+        await asyncio.sleep(0)
+        staying = await queued(served.submit(rows(2)), served.submit(rows(3)))
+        runner.release()
+        await asyncio.gather(running, *staying)
+    assert runner.batch_rows == [1, 5]
+
+
+@pytest.mark.parametrize("width", [2, 3])
+async def test_rows_that_cannot_share_the_run_do_not_end_the_wait(width: int) -> None:
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, max_queue_delay_ms=60_000, max_batch_size=8) as served:
+        first = await queued(served.submit(rows(1)))
+        others = await queued(served.submit(rows(7, width=width)))
+        await asyncio.sleep(0)
+        assert runner.batch_rows == ([8] if width == 2 else [])
+    await asyncio.gather(*first, *others)
+
+
+async def test_a_queue_of_callers_that_left_runs_nothing() -> None:
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, max_queue_delay_ms=60_000) as served:
+        (leaving,) = await queued(served.submit(rows(1)))
+        leaving.cancel()
+        served_next = asyncio.create_task(served.submit(rows(8)))
+        await served_next
+    assert runner.batch_rows == [8]
+
+
+async def test_an_observer_that_fails_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Observed):
+        def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
+            raise RuntimeError("no room for one more label")
+
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, Failing()) as served:
+        for _ in range(2):
+            assert len((await served.submit(rows(3)))["y"]) == 3
+    assert "no room for one more label" in caplog.text
+
+
+async def test_a_failed_run_is_not_counted_as_computed() -> None:
+    async def run(inputs: Arrays) -> Arrays:
+        raise RuntimeError
+
+    observed = Observed()
+    async with batcher(run, observed) as served:
+        with pytest.raises(InferenceError):
+            await served.submit(rows(3))
+    assert observed.batches == []

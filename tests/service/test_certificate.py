@@ -106,6 +106,15 @@ def test_figures_that_only_torch_can_give_stay_as_exported(manifest_of: Manifest
     assert claim.how.endswith("training_mode: as measured at export")
 
 
+def test_what_failed_at_export_stays_failed_though_the_shorter_check_here_passes(manifest_of: ManifestOf) -> None:
+    exported = Claim(
+        claim="batch_invariant", holds=False, measured={"mismatching_rows": 9}, how="at export", checked="export"
+    )
+    certified = {"model_name": "m", "model_version": "1", "claims": [exported]}
+    here = certificate.recheck(with_probe(manifest_of(certificate=certified), doubled), {1: doubled, 2: doubled})
+    assert next(claim for claim in here.claims if claim.claim == "batch_invariant") == exported
+
+
 def test_only_what_held_at_export_can_be_broken() -> None:
     def of(**claims: bool) -> Certificate:
         made = [Claim(claim=name, holds=held, measured={}, how="", checked="export") for name, held in claims.items()]
@@ -163,6 +172,42 @@ def test_the_runtime_reads_no_file_whatever_lies_beside_the_process(
     assert elsewhere != artifact.graph
     with pytest.raises(ArtifactError, match="refers to data outside model.safetensors"):
         certificate.open_session(elsewhere, artifact.weights, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"datatype": "FP64"}, r"in the graph logits is tensor\(float\) .*, in the manifest FP64 \[-1, 10\]"),
+        ({"shape": [-1, 3]}, r"in the graph logits is .*10\], in the manifest FP32 \[-1, 3\]"),
+        ({"shape": [-1, 10, 1]}, r"in the manifest FP32 \[-1, 10, 1\]"),
+    ],
+)
+def test_a_manifest_that_promises_other_datatypes_or_sizes_than_the_graph_is_refused(
+    changes: dict[str, object], words: str
+) -> None:
+    artifact = Artifact.read(ARTIFACTS / "ln-mlp-digits" / "1")
+    session = certificate.open_session(artifact.graph, artifact.weights, 1)
+    output = artifact.manifest.outputs[0].model_copy(update=changes)
+    with pytest.raises(ArtifactError, match=words):
+        certificate.runner(session, artifact.manifest.model_copy(update={"outputs": [output]}))
+
+
+def test_parity_is_that_of_the_session_that_serves(manifest_of: ManifestOf) -> None:
+    def other(inputs: Arrays) -> Arrays:
+        return {"y": inputs["x"] * 2 + 1}
+
+    manifest = with_probe(manifest_of(), doubled)
+    assert holds(certificate.recheck(manifest, {1: doubled, 2: other}, 1))["torch_onnx_parity"] is True
+    assert holds(certificate.recheck(manifest, {1: doubled, 2: other}, 2))["torch_onnx_parity"] is False
+
+
+def test_numbers_that_are_not_finite_are_counted() -> None:
+    ours = np.array([1, np.nan, np.inf, 2], "f4")
+    assert certificate.max_difference(ours, np.array([1, 2, 3, 4], "f4")) == {
+        "max_abs": 2.0,
+        "max_ulp": 2**23,
+        "nonfinite": 2,
+    }
 
 
 def test_a_graph_of_other_names_than_the_manifests_is_refused() -> None:

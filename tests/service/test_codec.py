@@ -71,7 +71,7 @@ def test_json_carries_every_finite_value_exactly_flat_and_nested(
         decoded = codec.decode(request, manifest)["x"]
         assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
         assert decoded.tobytes() == array.tobytes()
-        answer = codec.encode(request, manifest, codec.select_outputs(request, manifest), {"x": decoded})
+        answer = codec.encode(codec.wanted(request, manifest), manifest, {"x": decoded})
         (output,) = json.loads(answer.body)["outputs"]
         again = np.array(output["data"], DATATYPES[datatype]).reshape(output["shape"])
         assert again.tobytes() == array.tobytes()
@@ -92,7 +92,7 @@ def test_binary_carries_every_bit_both_ways(manifest_of: ManifestOf, datatype: s
     decoded = codec.decode(request, manifest)["x"]
     assert decoded.flags.aligned
     assert (decoded.dtype, decoded.shape, decoded.tobytes()) == (array.dtype, array.shape, array.tobytes())
-    answer = codec.encode(request, manifest, codec.select_outputs(request, manifest), {"x": decoded})
+    answer = codec.encode(codec.wanted(request, manifest), manifest, {"x": decoded})
     header = json.loads(answer.body[: answer.json_length])
     assert header["outputs"][0]["parameters"] == {"binary_data_size": array.nbytes}
     assert answer.body[answer.json_length :] == array.tobytes()
@@ -128,7 +128,7 @@ def test_a_raw_body_is_one_row_of_the_one_input(
     request = parse(bytes(raw), "0")
     decoded = codec.decode(request, manifest)["x"]
     assert decoded.shape == decoded_shape
-    ((_, is_binary),) = codec.select_outputs(request, manifest)
+    ((_, is_binary),) = codec.wanted(request, manifest).outputs
     assert is_binary
 
 
@@ -208,6 +208,19 @@ def test_bounds_of_the_manifest_are_checked(
         assert codec.decode(sent_as_binary({"x": inside}, {"x": "FP32"}), manifest)["x"].tolist() == [[5, 5, 5]]
 
 
+def test_bounds_are_told_in_full(manifest_of: ManifestOf) -> None:
+    manifest = manifest_of(inputs=[{"name": "x", "datatype": "INT64", "shape": [-1, 1], "maximum": 1234567}])
+    with pytest.raises(InvalidInputError, match="has 1234568 in it, it must be at most 1234567$"):
+        codec.decode(sent_as_json("INT64", [1, 1], [1234568]), manifest)
+
+
+def test_a_scalar_is_a_list_of_one(manifest_of: ManifestOf) -> None:
+    manifest = manifest_of(batch_axis=None, inputs=[{"name": "x", "datatype": "FP32", "shape": []}])
+    assert codec.decode(sent_as_json("FP32", [], [7]), manifest)["x"].shape == ()
+    with pytest.raises(InvalidInputError, match=r"has \[7\] at position 0, it must be a number"):
+        codec.decode(sent_as_json("FP32", [], [[7]]), manifest)
+
+
 def test_rows_above_the_models_cap_are_another_error_than_bad_input(manifest_of: ManifestOf) -> None:
     request = sent_as_binary({"x": np.zeros((9, 3), "f4")}, {"x": "FP32"})
     with pytest.raises(TooManyRowsError, match="9 rows, model m takes at most 8"):
@@ -233,7 +246,7 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(mani
     wanted = [{"name": "z", "parameters": {"binary_data": False}}, {"name": "y"}]
     request = sent_as_json("FP32", [1, 3], [1, 2, 3], outputs=wanted, parameters={"binary_data_output": True}, id="7")
     arrays = {"y": np.array([1.5], "f4"), "z": np.array([2.5], "f4")}
-    answer = codec.encode(request, manifest, codec.select_outputs(request, manifest), arrays)
+    answer = codec.encode(codec.wanted(request, manifest), manifest, arrays)
     assert outputs_of(answer) == [
         {"name": "z", "datatype": "FP32", "shape": [1], "data": [2.5]},
         {"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
@@ -245,16 +258,16 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(mani
 def test_a_part_of_a_batch_is_sent_row_by_row(manifest_of: ManifestOf) -> None:
     request = sent_as_json("FP32", [1, 3], [1, 2, 3])
     part = np.arange(12, dtype="f4").reshape(3, 4)[1:2, :3]  # not contiguous
-    answer = codec.encode(request, manifest_of(), codec.select_outputs(request, manifest_of()), {"y": part})
+    answer = codec.encode(codec.wanted(request, manifest_of()), manifest_of(), {"y": part})
     assert outputs_of(answer)[0]["data"] == [4, 5, 6]
 
 
 def test_fp16_goes_out_as_binary_only(manifest_of: ManifestOf) -> None:
     manifest = manifest_of(outputs=[{"name": "y", "datatype": "FP16", "shape": [-1]}])
     with pytest.raises(InvalidInputError, match="output y is FP16, .* ask for binary_data"):
-        codec.select_outputs(sent_as_json("FP32", [1, 3], [1, 2, 3]), manifest)
+        codec.wanted(sent_as_json("FP32", [1, 3], [1, 2, 3]), manifest)
     binary = sent_as_json("FP32", [1, 3], [1, 2, 3], parameters={"binary_data_output": True})
-    assert codec.select_outputs(binary, manifest)[0][1] is True
+    assert codec.wanted(binary, manifest).outputs[0][1] is True
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -263,7 +276,7 @@ def test_a_value_that_is_not_finite_is_never_silently_null(manifest_of: Manifest
 
     def answer(**parameters: Any) -> codec.Answer:
         request = sent_as_json("FP32", [1, 3], [1, 2, 3], parameters=parameters)
-        return codec.encode(request, manifest, codec.select_outputs(request, manifest), arrays)
+        return codec.encode(codec.wanted(request, manifest), manifest, arrays)
 
     with pytest.raises(InvalidInputError, match="output y has a value that is not finite"):
         answer()

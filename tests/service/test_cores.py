@@ -37,6 +37,12 @@ def test_cgroup_v1_quota_bounds_the_cores(tmp_path: Path, quota: str, cores: int
     assert available_cores(tmp_path) == cores
 
 
+def test_where_the_system_knows_no_affinity_its_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert available_cores(tmp_path) == 3
+
+
 @pytest.mark.usefixtures("eight_cores")
 def test_without_a_cgroup_the_affinity_counts(tmp_path: Path) -> None:
     assert available_cores(tmp_path) == 8

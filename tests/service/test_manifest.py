@@ -12,6 +12,8 @@ from service.manifest import ArtifactError, Manifest, Probe
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
+CLAIM = {"claim": "c", "holds": True, "measured": {}, "how": "", "checked": "export"}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -55,6 +57,28 @@ def test_a_probes_outputs_are_kept_to_the_bit() -> None:
         ),
         ({"outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}] * 2}, "two tensors have the same name"),
         ({"files": {"model.onnx": "0" * 64}}, r"files are \['model.onnx'\], they must be model.onnx and model.safe"),
+        (
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 0]}]},
+            r"a size is 0, it must be -1 \(varies\) or at",
+        ),
+        (
+            {"certificate": {"model_name": "another", "model_version": "1", "claims": []}},
+            "certificate is that of another/1",
+        ),
+        (
+            {"certificate": {"model_name": "ln-mlp-digits", "model_version": "1", "claims": [CLAIM, CLAIM]}},
+            "makes a claim twice",
+        ),
+        (
+            {
+                "certificate": {
+                    "model_name": "ln-mlp-digits",
+                    "model_version": "1",
+                    "claims": [CLAIM | {"checked": "start"}],
+                }
+            },
+            "checked at start, which only a service can",
+        ),
         ({"batch_axes": 0}, "batch_axes: Extra inputs are not permitted"),
     ],
 )

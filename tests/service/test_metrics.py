@@ -71,6 +71,14 @@ def test_statistics_add_up_to_what_was_observed() -> None:
     assert (stats[1]["inference_count"], stats[1]["last_inference"], stats[1]["batch_stats"]) == (0, 0, [])
 
 
+def test_input_that_could_not_be_decoded_is_not_counted_as_decoded() -> None:
+    metrics = Metrics()
+    with pytest.raises(InvalidInputError), metrics.of_model("m", "1").codec("decode"):
+        raise InvalidInputError("bad")
+    stats = model_statistics(metrics, [("m", "1")])["model_stats"][0]
+    assert stats["inference_stats"]["compute_input"] == {"count": 0, "ns": 0}
+
+
 def test_pending_requests_return_to_zero() -> None:
     metrics = Metrics()
     model = metrics.of_model("m", "1")
