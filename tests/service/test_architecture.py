@@ -81,4 +81,4 @@ def test_inside_the_service_imports_go_down() -> None:
 
 def test_service_runs_without_torch_and_onnx() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; import service.__main__, service.runtime"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
