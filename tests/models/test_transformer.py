@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from models.transformer import (
     PostLNResidual,
     PreLNResidual,
     TransformerConfig,
+    TransformerLM,
+    positions,
 )
 
 D_MODEL, N_HEADS, D_FF, N_LAYERS = 24, 3, 40, 3
@@ -144,10 +147,45 @@ def test_every_position_sees_every_other() -> None:
 
 
 def test_an_unknown_placement_is_refused_with_what_it_was_and_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match=r"placement is 'middle', it must be one of \['post', 'pre'\]"):
+    with pytest.raises(ValueError, match=r"placement is 'middle', it must be one of \['admin', 'post', 'pre'\]"):
         config("middle")
 
 
 def test_heads_that_do_not_divide_the_model_are_refused_with_both_sizes() -> None:
     with pytest.raises(ValueError, match="n_heads is 5, it must divide d_model 24"):
         config(n_heads=5)
+
+
+def test_a_causal_position_sees_itself_and_those_before_it_alone() -> None:
+    encoder = scattered(Encoder(config(n_layers=1, causal=True)))
+    x = torch.randn(1, 5, D_MODEL, dtype=torch.float64, requires_grad=True)
+    for position in range(5):
+        (gradient,) = torch.autograd.grad(encoder(x)[0, position].square().sum(), x)
+        assert (gradient[0].abs().amax(dim=-1) > 0).tolist() == [seen <= position for seen in range(5)]
+
+
+def test_the_kind_of_norm_is_one_argument() -> None:
+    encoder = Encoder(config("pre", norm="rms"))
+    kinds = {type(module) for module in encoder.modules() if "Norm" in type(module).__name__}
+    assert kinds == {nn.RMSNorm}
+    with pytest.raises(ValueError, match=r"norm is 'batch', it must be one of \['layer', 'rms'\]"):
+        config(norm="batch")
+
+
+def test_positions_are_the_papers_sines_and_cosines() -> None:
+    table = positions(50, 8, torch.device("cpu")).double().numpy()
+    t, i = np.arange(50)[:, None], np.arange(4)
+    angle = t / 10000 ** (2 * i / 8)
+    assert np.abs(table - np.concatenate((np.sin(angle), np.cos(angle)), axis=1)).max() < 1e-5
+
+
+def test_a_language_model_must_not_see_what_it_predicts() -> None:
+    with pytest.raises(ValueError, match="must be causal"):
+        TransformerLM(11, config())
+    model = TransformerLM(11, config(causal=True))
+    ids = torch.randint(0, 10, (2, 8))
+    changed = ids.clone()
+    changed[:, 5:] += 1
+    torch.testing.assert_close(model(ids)[:, :5], model(changed)[:, :5])
+    assert not torch.allclose(model(ids)[:, 5:], model(changed)[:, 5:])
+    assert model(ids).shape == (2, 8, 11)
