@@ -1,12 +1,11 @@
 # The commands of the README. A fresh machine needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
-PORT ?= 8000
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
 .PHONY: serve test format export experiments clean
 
 serve: .venv/service-installed
-	exec .venv/bin/python -m service --port $(PORT)
+	exec .venv/bin/python -m service $(if $(PORT),--port $(PORT))
 
 test: .venv/everything-installed
 	.venv/bin/ruff format --check .
@@ -32,9 +31,11 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/service-installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'installing what serving needs into .venv'
 	$(PIP) install --constraint constraints.txt --editable '.[cpu]'
 	touch $@
 
 .venv/everything-installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'installing everything, torch too, into .venv'
 	$(PIP) install --constraint constraints.txt --editable '.[cpu,export,experiments,dev]'
 	touch $@ .venv/service-installed

@@ -41,7 +41,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"one of {', '.join(CATALOG)}; default: {' '.join(REFERENCE_MODELS)}",
     )
     parser.add_argument(
-        "--repository", type=Path, default=ARTIFACTS, help="folder of models, with their checkpoints (%(default)s)"
+        "--repository",
+        type=Path,
+        default=ARTIFACTS,
+        help="folder of models: each checkpoint is read from it, its graph and manifest go beside it (%(default)s)",
     )
     options = parser.parse_args(arguments)
     for name in options.models:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.app import create_app
 from service.http_protocol import JsonErrors
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, said_of
 
 logger = logging.getLogger("service")
 
@@ -24,8 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = read_settings(arguments)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            name = "_".join(str(part) for part in problem["loc"])
-            print(f"{name}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)  # noqa: T201
+            print(said_of(problem), file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201

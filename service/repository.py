@@ -83,6 +83,8 @@ class ModelRepository:
             self._entries[folder.name] = {
                 child.name: self._found(folder.name, child.name, child) for child in versions
             } or {"": self._found(folder.name, "", folder)}
+        if not self._entries:
+            logger.warning("no model in %s: none of its folders is <name>/<version>/", self._settings.model_repository)
 
     def _found(self, name: str, version: str, folder: Path) -> _Entry:
         metrics = self._metrics.of_model(name, version)
@@ -196,6 +198,8 @@ class ModelRepository:
         """Raises ModelNotReadyError until every model has been tried and at least one serves."""
         if not self._all_tried:
             raise ModelNotReadyError("models are being loaded", retry_after_seconds=1)
+        if not self._entries:
+            raise ModelNotReadyError("the model repository is empty: it holds no folder <name>/<version>/")
         if not any(entry.state == READY for entry in self._all()):
             raise ModelNotReadyError("no model can be served; POST /v2/repository/index says why")
 

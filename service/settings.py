@@ -1,9 +1,9 @@
 """Every knob of the service: environment variables ``NORMSERVE_*``, and flags of ``python -m service``."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     instances: int | None = Field(
         None,
         ge=1,
-        description="Batches of one model that run at the same time. Default: the cores, over the threads.",
+        description="Batches of one model that run at the same time; none given: as many as cores, over the threads.",
     )
     intra_op_threads: int = Field(
         1, ge=1, description="Threads of one run. More answer a lone request sooner and many requests more slowly."
@@ -53,9 +53,14 @@ class Settings(BaseSettings):
 
     @field_validator("model_repository")
     @classmethod
-    def _is_a_folder(cls, folder: Path) -> Path:
+    def _holds_models(cls, folder: Path) -> Path:
         if not folder.is_dir():
-            raise ValueError(f"there is no folder {str(folder)!r}")
+            raise ValueError(f"there is no such folder; this is {str(Path.cwd())!r}")
+        here = folder.resolve()
+        if (here / "manifest.json").exists():
+            raise ValueError(f"this is one version of one model; the folder of all models is {str(here.parents[1])!r}")
+        if any(here.glob("*/manifest.json")):
+            raise ValueError(f"this is one model; the folder of all models is {str(here.parent)!r}")
         return folder
 
 
@@ -71,3 +76,13 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
         raise ValueError(f"unknown setting {', '.join(unknown)}; the settings are {known}")
     return Settings(_cli_parse_args=list(arguments))
+
+
+def said_of(problem: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with one setting, in the words of whoever set it: its flag, its variable, its value."""
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    if name not in Settings.model_fields:
+        return f"{name}: {problem['msg']}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    flag, variable = "--" + name.replace("_", "-"), PREFIX + name.upper()
+    return f"{flag} ({variable}) is {str(problem['input'])!r}: {message}"

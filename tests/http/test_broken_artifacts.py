@@ -149,6 +149,17 @@ def test_a_folder_without_a_model_that_serves_is_not_ready(serve: Any, tmp_path:
         assert httpx.get(f"{address}/v2/health/live").status_code == 200
 
 
+def test_an_empty_folder_is_not_ready_and_the_log_says_which_folder_it_is(
+    serve: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(model_repository=tmp_path) as address:
+        answer = httpx.get(f"{address}/v2/health/ready")
+        assert answer.status_code == 503
+        assert "the model repository is empty" in answer.json()["error"]
+        assert str(tmp_path) not in answer.text
+    assert f"no model in {tmp_path}" in caplog.text
+
+
 def test_the_highest_version_answers_unless_another_is_named(serve: Any, repository: Path) -> None:
     for version in ("9", "10"):
         shutil.copytree(repository / GOOD / "1", repository / GOOD / version)

@@ -103,11 +103,22 @@ def test_a_wrong_setting_ends_it_with_2_and_a_line_that_names_it() -> None:
 
     assert run("--max-batch-size", "0") == (
         2,
-        "max_batch_size: Input should be greater than or equal to 1 (it is '0')\n",
+        "--max-batch-size (NORMSERVE_MAX_BATCH_SIZE) is '0': Input should be greater than or equal to 1\n",
     )
     status, words = run(NORMSERVE_MAXBATCH="7")
     assert status == 2
     assert words.startswith("unknown setting NORMSERVE_MAXBATCH; the settings are NORMSERVE_HOST")
+
+
+def test_make_serve_leaves_the_port_to_the_settings_unless_it_is_told_one() -> None:
+    def command(*told: str) -> str:
+        done = subprocess.run(
+            ["make", "--dry-run", "serve", *told], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return done.stdout.rstrip().splitlines()[-1].rstrip()
+
+    assert command() == "exec .venv/bin/python -m service"
+    assert command("PORT=8001") == "exec .venv/bin/python -m service --port 8001"
 
 
 def test_help_describes_every_flag() -> None:

@@ -40,7 +40,9 @@ def test_an_unknown_variable_is_refused_with_the_names_that_are_known(monkeypatc
         (["--max-batch-size", "0"], "max_batch_size"),
         (["--max-queue-delay-ms", "-1"], "max_queue_delay_ms"),
         (["--certificate", "ignore"], "certificate"),
-        (["--model-repository", "nowhere"], "there is no folder 'nowhere'"),
+        (["--model-repository", "nowhere"], "there is no such folder"),
+        (["--model-repository", "artifacts/ln-mlp-digits"], "one model; the folder of all models is '.*/artifacts'"),
+        (["--model-repository", "artifacts/ln-mlp-digits/1"], "one version of one model; .* is '.*/artifacts'"),
     ],
 )
 def test_a_wrong_value_is_named(flags: list[str], wrong: str) -> None:
