@@ -1,34 +1,39 @@
-"""``python -m experiments``: train reference models, write their checkpoints, artifacts and results."""
+"""``python -m experiments``: train the reference models, redraw the papers' figures, write down what was found."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from experiments import digits_mlp
+from experiments import character_lm, digits
+from experiments.folders import COMMITTED, QUICK
 
-EXPERIMENTS: dict[str, Callable[..., dict[str, Any]]] = {"digits-mlp": digits_mlp.run}
-ARTIFACTS, QUICK_ARTIFACTS = Path("artifacts"), Path("build/quick/artifacts")
+EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
+    **digits.EXPERIMENTS,
+    "character-lm": character_lm.run,
+}
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Run the experiments named, or all of them."""
+    """Run the experiments named, or all of them, and print what each found."""
     parser = argparse.ArgumentParser("python -m experiments", description="Train the reference models on real data.")
     parser.add_argument("names", nargs="*", metavar="EXPERIMENT", help=f"{', '.join(EXPERIMENTS)}; default: all")
-    parser.add_argument("--quick", action="store_true", help=f"a small version, into {QUICK_ARTIFACTS}")
-    parser.add_argument("--repository", type=Path, help=f"where artifacts go ({ARTIFACTS})")
+    parser.add_argument("--quick", action="store_true", help=f"a small version, into {QUICK.results.parent}")
+    parser.add_argument("--repository", type=Path, help=f"where artifacts go ({COMMITTED.artifacts})")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in EXPERIMENTS:
             parser.error(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
-    repository = options.repository or (QUICK_ARTIFACTS if options.quick else ARTIFACTS)
+    folders = QUICK if options.quick else COMMITTED
+    if options.repository:
+        folders = replace(folders, artifacts=options.repository)
     for name in options.names or EXPERIMENTS:
-        results = EXPERIMENTS[name](repository, quick=options.quick)
-        for model, figures in results["models"].items():
-            console.print(f"{model}: held-out accuracy {figures['accuracy']:.4f}, NLL {figures['nll']:.4f}")
+        for line in EXPERIMENTS[name](folders, quick=options.quick):
+            console.print(line, highlight=False)
+    console.print(f"results are in {folders.results}, artifacts in {folders.artifacts}", highlight=False)
     return 0
 
 

@@ -9,19 +9,25 @@ from typing import Any
 import numpy
 import torch
 
-RESULTS = Path("experiments/results")
 
-
-def write_results(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write ``folder/name.json`` with the versions and the machine beside the results."""
+def write_results(name: str, results: dict[str, Any], folder: Path) -> Path:
+    """Write ``folder/name.json``, whole or not at all, with the versions and the machine beside the results."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.json"
-    document = {"experiment": name, **results, "versions": _versions(), "machine": _machine()}
-    file.write_text(json.dumps(document, indent=1) + "\n")
+    file, unfinished = folder / f"{name}.json", folder / f".{name}.json"
+    document = {"experiment": name, **results, "versions": versions(), "machine": _machine()}
+    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    unfinished.replace(file)
     return file
 
 
-def _versions() -> dict[str, str]:
+def read_results(name: str, folder: Path) -> dict[str, Any]:
+    """What :func:`write_results` wrote, or nothing."""
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def versions() -> dict[str, str]:
+    """Of what a figure may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
 
 

@@ -69,6 +69,7 @@ def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes
         max_rows=spec.max_rows,
         inputs=[spec.input],
         outputs=[spec.output],
+        alphabet=spec.alphabet,
         task=spec.task,
         config=spec.config,
         dataset=held_out and Dataset(name=held_out.dataset, sha256=held_out.sha256, split=held_out.split),

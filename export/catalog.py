@@ -7,8 +7,11 @@ from typing import Any
 from torch import nn
 
 from export.held_out import HeldOut, held_out_digits
+from export.topics import ALPHABET, held_out_topics
+from models.convolutional import CNN, CNNConfig
 from models.mlp import MLP, MLPConfig
-from models.transformer import Encoder, TransformerConfig
+from models.recurrent import CellKind, RecurrentConfig, RecurrentLM
+from models.transformer import Encoder, Placement, TransformerConfig, TransformerLM
 from service.manifest import InputTensor, OutputTensor
 
 
@@ -34,29 +37,36 @@ class ExportSpec:
     trained_by: str | None = None  # the experiment; None: random weights, for speed only
     max_rows: int = 256
     version: str = "1"
+    alphabet: str | None = None
 
 
-def _mlp_digits(name: str, config: MLPConfig) -> ExportSpec:
+def _digits(
+    name: str, build: Callable[[], nn.Module], config: MLPConfig | CNNConfig, row: tuple[int, ...], trained_by: str
+) -> ExportSpec:
     return ExportSpec(
         name=name,
-        build=lambda: MLP(config),
+        build=build,
         config=asdict(config),
         task="handwritten digit, 0 to 9",
         input=InputTensor(
-            name="x",
-            datatype="FP32",
-            shape=[-1, config.input_size],
-            scale="pixel / 16",
-            meaning="8 x 8 pixels, row by row",
+            name="x", datatype="FP32", shape=[-1, *row], scale="pixel / 16", meaning="8 x 8 pixels, row by row"
         ),
         output=OutputTensor(name="logits", datatype="FP32", shape=[-1, config.output_size]),
-        example_shape=(3, config.input_size),
-        probe_shapes=((2, config.input_size), (7, config.input_size)),
+        example_shape=(3, *row),
+        probe_shapes=((2, *row), (7, *row)),
         atol=1e-5,
         rtol=1e-5,
-        held_out=held_out_digits,
-        trained_by="digits-mlp",
+        held_out=lambda: held_out_digits(row),
+        trained_by=trained_by,
     )
+
+
+def _mlp_digits(name: str, config: MLPConfig) -> ExportSpec:
+    return _digits(name, lambda: MLP(config), config, (config.input_size,), "digits-mlp")
+
+
+def _cnn_digits(name: str, config: CNNConfig) -> ExportSpec:
+    return _digits(name, lambda: CNN(config), config, (1, config.image_size, config.image_size), "digits-cnn")
 
 
 def _encoder(name: str, config: TransformerConfig) -> ExportSpec:
@@ -77,9 +87,54 @@ def _encoder(name: str, config: TransformerConfig) -> ExportSpec:
     )
 
 
+def _character_lm(name: str, build: Callable[[], nn.Module], config: object, parity: float) -> ExportSpec:
+    return ExportSpec(
+        name=name,
+        build=build,
+        config=asdict(config),  # type: ignore[call-overload]  # a dataclass of models/
+        task="next character",
+        input=InputTensor(
+            name="ids",
+            datatype="INT64",
+            shape=[-1, -1],
+            minimum=0,
+            maximum=len(ALPHABET) - 1,
+            max_shape=[256, 512],
+            meaning="characters, as positions in `alphabet`",
+        ),
+        output=OutputTensor(name="logits", datatype="FP32", shape=[-1, -1, len(ALPHABET)]),
+        example_shape=(3, 5),
+        probe_shapes=((2, 2), (2, 7)),
+        atol=parity,
+        rtol=parity,
+        held_out=held_out_topics,
+        trained_by="character-lm",
+        alphabet=ALPHABET,
+    )
+
+
+def _recurrent(name: str, cell: CellKind, *, normalised: bool) -> ExportSpec:
+    config = RecurrentConfig(cell, normalised, len(ALPHABET))
+    return _character_lm(name, lambda: RecurrentLM(config), config, parity=1e-5)
+
+
+def _transformer(name: str, placement: Placement) -> ExportSpec:
+    config = TransformerConfig(placement, causal=True, d_model=128, d_ff=512)
+    return _character_lm(name, lambda: TransformerLM(len(ALPHABET), config), config, parity=1e-4)
+
+
 _SPECS = (
     _mlp_digits("ln-mlp-digits", MLPConfig(norm="layer")),
     _mlp_digits("bn-mlp-digits", MLPConfig(norm="batch")),
+    _cnn_digits("ln-cnn-digits", CNNConfig(norm="layer")),
+    _cnn_digits("bn-cnn-digits", CNNConfig(norm="batch")),
+    _recurrent("ln-rnn-charlm", "rnn", normalised=True),
+    _recurrent("ln-lstm-charlm", "lstm", normalised=True),
+    _recurrent("ln-gru-charlm", "gru", normalised=True),
+    _recurrent("lstm-charlm", "lstm", normalised=False),
+    _transformer("pre-ln-charlm", "pre"),
+    _transformer("post-ln-charlm", "post"),
+    _transformer("admin-charlm", "admin"),
     _encoder("pre-ln-encoder", TransformerConfig(placement="pre")),
     _encoder("post-ln-encoder", TransformerConfig(placement="post")),
 )

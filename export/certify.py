@@ -16,6 +16,7 @@ MEANS = (0.0, 1e3, 1e4)  # where a variance computed as E[x^2] - E[x]^2 loses ev
 ERROR_ROWS = 64
 TRAINING_ROWS = 8
 BATCH_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256)
+POOL_ELEMENTS = 2**14  # of held-out rows tried in every batch: long rows cost more, and need fewer to be tried
 METRIC_TOLERANCE = 1e-5  # relative: another prediction would show at once, a last bit must not
 
 
@@ -31,7 +32,8 @@ def certify(model: nn.Module, manifest: Manifest, runs: dict[int, Run], held_out
     (tensor,) = manifest.inputs
     pools = [certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes]
     if held_out:
-        pools.append({name: array[: manifest.max_rows] for name, array in held_out.inputs.items()})
+        count = max(2, min(manifest.max_rows, POOL_ELEMENTS // next(iter(held_out.inputs.values()))[0].size))
+        pools.append({name: array[:count] for name, array in held_out.inputs.items()})
     rows = pools[-1][tensor.name]
     sizes = [size for size in BATCH_SIZES if size < manifest.max_rows] + [manifest.max_rows]
     batch = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")

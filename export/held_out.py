@@ -1,7 +1,7 @@
 """Real data that no model was trained on, and the metrics measured on it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,13 +62,13 @@ def classification_metrics(logits: Array, labels: Array) -> dict[str, float]:
     }
 
 
-def held_out_digits() -> HeldOut:
-    """The 360 digits that are not trained on, as (360, 64) rows of ``x``."""
+def held_out_digits(row_shape: Sequence[int] = (64,)) -> HeldOut:
+    """The 360 digits that are not trained on, as ``x`` (360, *row_shape)."""
     data = digits()
     return HeldOut(
         dataset="sklearn.datasets.load_digits",
         sha256=data.sha256,
         split=f"the last {len(data.test_labels)} of numpy.random.default_rng({DIGITS_SEED}).permutation(1797)",
-        inputs={"x": data.test_images},
+        inputs={"x": data.test_images.reshape(-1, *row_shape)},
         metrics=lambda outputs: classification_metrics(outputs["logits"], data.test_labels),
     )

@@ -161,13 +161,13 @@ def batch_invariant(
 ) -> Claim:
     """Rows alone against the same rows in batches of each size, bitwise: first, middle and last, or every position.
 
-    runs: threads -> a run with so many. pools: rows to take, (R, ...) by name; every size is at most R.
+    runs: threads -> a run with so many. pools: rows to take, (R, ...) by name; sizes above R are left out for them.
     """
     compared = mismatching = 0
     sizes = sorted(set(sizes))
     for run, rows in itertools.product(runs.values(), pools):
         alone: dict[int, Arrays] = {}
-        for size in sizes:
+        for size in (size for size in sizes if size <= len(next(iter(rows.values())))):
             forward = np.arange(size)
             # Turned round, every row but the middle one stands somewhere else.
             for order in (forward, forward[::-1]) if every_position else (forward,):

@@ -15,6 +15,15 @@ from service.manifest import WEIGHTS_FILE
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
 
+EXPORT_TIMEOUT_S = 900  # of the test that comes first and waits for the export of every model
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "fresh_export" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(EXPORT_TIMEOUT_S))
+
+
 class FreshExport(NamedTuple):
     """What ``python -m export --repository repository`` left, printed and returned."""
 

@@ -1,30 +1,33 @@
-"""``digits-mlp``: an MLP on handwritten digits, with LayerNorm and with BatchNorm, trained alike."""
+"""``digits-mlp`` and ``digits-cnn``: handwritten digits, with LayerNorm and with BatchNorm, trained alike."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
-from experiments.results import RESULTS, write_results
+from experiments.folders import Folders
+from experiments.results import write_results
 from export.artifact import export_artifact
 from export.catalog import CATALOG
 from export.certify import forward
 from export.checkpoint import save_checkpoint
 from export.held_out import classification_metrics, digits
-from models.mlp import MLP, MLPConfig, NormKind
 from service.manifest import WEIGHTS_FILE
 
-MODELS: dict[str, NormKind] = {"ln-mlp-digits": "layer", "bn-mlp-digits": "batch"}
-QUICK_RESULTS = Path("build/quick/results")
+MODELS: dict[str, tuple[str, ...]] = {
+    "digits-mlp": ("ln-mlp-digits", "bn-mlp-digits"),
+    "digits-cnn": ("ln-cnn-digits", "bn-cnn-digits"),
+}
 
 
 @dataclass(frozen=True)
 class Training:
-    """How both models are trained. The learning rate falls to 0 along a cosine."""
+    """How every model is trained. The learning rate falls to 0 along a cosine."""
 
     seed: int = 0
     epochs: int = 40
@@ -33,17 +36,19 @@ class Training:
     weight_decay: float = 0.1
 
 
-def train(config: MLPConfig, training: Training, progress: Progress, label: str) -> tuple[MLP, list[dict[str, float]]]:
-    """A trained MLP, and after each epoch its training loss and held-out accuracy and NLL."""
+def train(name: str, training: Training, progress: Progress) -> tuple[nn.Module, list[dict[str, float]]]:
+    """The trained model of the catalogue, and after each epoch its training loss and held-out accuracy and NLL."""
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     data = digits()
-    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
-    model = MLP(config)
+    row = CATALOG[name].input.shape[1:]
+    images, labels = torch.from_numpy(data.train_images.reshape(-1, *row)), torch.from_numpy(data.train_labels)
+    test_images = data.test_images.reshape(-1, *row)
+    model = CATALOG[name].build()
     optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
     history = []
-    task = progress.add_task(label, total=training.epochs, loss=float("nan"))
+    task = progress.add_task(name, total=training.epochs, loss=float("nan"))
     for _ in range(training.epochs):
         model.train()
         order = torch.from_numpy(rng.permutation(len(images)))
@@ -55,14 +60,14 @@ def train(config: MLPConfig, training: Training, progress: Progress, label: str)
             optimizer.step()
             losses.append(loss.item())
         schedule.step()
-        metrics = classification_metrics(forward(model.eval(), data.test_images), data.test_labels)
+        metrics = classification_metrics(forward(model.eval(), test_images), data.test_labels)
         history.append({"loss": float(np.mean(losses)), **metrics})
         progress.update(task, advance=1, loss=history[-1]["loss"])
     return model, history
 
 
-def run(repository: Path, *, quick: bool) -> dict[str, Any]:
-    """Train both models, save their checkpoints into ``repository``, export them, and write down what came out."""
+def run(experiment: str, folders: Folders, *, quick: bool) -> list[str]:
+    """Train the models, save their checkpoints, export them, and write down what came out; a line for each."""
     training = Training(epochs=2) if quick else Training()
     results: dict[str, Any] = {"training": asdict(training), "dataset_sha256": digits().sha256, "models": {}}
     columns = (
@@ -72,13 +77,18 @@ def run(repository: Path, *, quick: bool) -> dict[str, Any]:
         TextColumn("loss {task.fields[loss]:.4f}"),
     )
     with Progress(*columns, TimeRemainingColumn()) as progress:
-        for name, norm in MODELS.items():
-            config = MLPConfig(norm=norm)
-            model, history = train(config, training, progress, name)
+        for name in MODELS[experiment]:
+            model, history = train(name, training, progress)
             spec = CATALOG[name]
-            save_checkpoint(model, repository / name / spec.version / WEIGHTS_FILE)
-            results["models"][name] = {"config": asdict(config), **history[-1], "history": history}
-    for name in MODELS:  # a checkpoint without its manifest would stand in the repository and not be served
-        export_artifact(CATALOG[name], repository)
-    write_results("digits-mlp", results, QUICK_RESULTS if quick else RESULTS)
-    return results
+            save_checkpoint(model, folders.artifacts / name / spec.version / WEIGHTS_FILE)
+            results["models"][name] = {"config": spec.config, **history[-1], "history": history}
+    for name in MODELS[experiment]:  # a checkpoint without its manifest would stand there and not be served
+        export_artifact(CATALOG[name], folders.artifacts)
+    write_results(experiment, results, folders.results)
+    return [
+        f"{name}: held-out accuracy {found['accuracy']:.4f}, nll {found['nll']:.4f}"
+        for name, found in results["models"].items()
+    ]
+
+
+EXPERIMENTS = {name: partial(run, name) for name in MODELS}
