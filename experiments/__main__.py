@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import character_lm, digits
+from experiments import character_lm, depth, digits
 from experiments.folders import COMMITTED, QUICK
 
 EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
     **digits.EXPERIMENTS,
     "character-lm": character_lm.run,
+    "depth": depth.run,
 }
 
 

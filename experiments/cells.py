@@ -1,0 +1,62 @@
+"""An experiment's grid: independent cells, one on each core, each written down as soon as it is finished."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import joblib
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.folders import Folders
+from experiments.results import read_results, versions, write_results
+
+Cell = dict[str, Any]  # what sets it apart from the others: a placement, a learning rate, a seed
+Measure = Callable[[Cell, dict[str, Any]], dict[str, Any]]
+
+
+def run_cells(
+    experiment: str, config: dict[str, Any], cells: Iterable[Cell], measure: Measure, folders: Folders
+) -> list[dict[str, Any]]:
+    """Each cell with what ``measure(cell, config)`` found, in the order of ``cells``.
+
+    A cell that stands in the results, of the same config and versions, is not measured again: an interrupted run goes
+    on, and a finished one is only drawn anew. ``measure`` runs in another process, on one thread; of what it returns,
+    ``loss`` is shown while the others run.
+    """
+    found = {} if not _alike(done := read_results(experiment, folders.results), config) else _by_key(done["cells"])
+    cells = list(cells)
+    missing = [cell for cell in cells if _key(cell) not in found]
+    tasks = (joblib.delayed(_measure)(measure, cell, config) for cell in missing)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(experiment, total=len(cells), completed=len(cells) - len(missing), last="")
+        for row in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator_unordered")(tasks):
+            found[_key(row["cell"])] = row
+            rows = [found[_key(cell)] for cell in cells if _key(cell) in found]
+            write_results(experiment, {"config": config, "cells": rows}, folders.results)
+            progress.update(task, advance=1, last=" ".join(map(str, row["cell"].values())) + f": {row['loss']:.4f}")
+    return [found[_key(cell)] for cell in cells]
+
+
+def _measure(measure: Measure, cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)  # one process a core: more threads would only wait for each other
+    return {"cell": cell, **measure(cell, config)}
+
+
+def _alike(done: dict[str, Any], config: dict[str, Any]) -> bool:
+    return done.get("config") == config and done.get("versions") == versions()
+
+
+def _by_key(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    return {_key(row["cell"]): row for row in rows}
+
+
+def _key(cell: Cell) -> tuple[Any, ...]:
+    return tuple(sorted(cell.items()))

@@ -1,0 +1,26 @@
+"""How every figure looks, and where it goes."""
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLOURS = {"post": "#c0392b", "pre": "#2471a3", "admin": "#1e8449"}
+LABELS = {"post": "Post-LN", "pre": "Pre-LN", "admin": "Admin"}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, drawn without a display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, name: str, caption: str, folder: Path) -> Path:
+    """``folder/name.png`` with the caption below the axes."""
+    figure.supxlabel(caption, fontsize=8, x=0.01, ha="left")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.png"
+    # No version of matplotlib inside: the same figures give the same bytes.
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    return file
