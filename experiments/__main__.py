@@ -8,13 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import character_lm, depth, digits
+from experiments import character_lm, depth, digits, gradient_norm, invariance
 from experiments.folders import COMMITTED, QUICK
 
 EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
     **digits.EXPERIMENTS,
     "character-lm": character_lm.run,
     "depth": depth.run,
+    "gradient-norm": gradient_norm.run,
+    "invariance": invariance.run,
 }
 
 
