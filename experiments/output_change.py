@@ -126,8 +126,8 @@ def draw(rows: list[dict[str, Any]], config: dict[str, Any], folder: Path) -> Pa
         logarithmic.legend(fontsize=8)
     seeds = len({row["cell"]["seed"] for row in rows})
     caption = (
-        f"At initialisation, d_model {config['d_model']}, float64, mean over {seeds} seed(s). random: every weight "
-        f"moves by {config['random_step']:g} up or down;\ngradient: by {config['gradient_step']:g} against the sign of its "
-        "gradient. Outputs are normalised before they are compared."
+        f"At initialisation, d_model {config['d_model']}, float64, mean over {seeds} seed(s). Outputs are normalised "
+        f"before they are compared.\nrandom: every weight moves by {config['random_step']:g} up or down; "
+        f"gradient: by {config['gradient_step']:g} against the sign of its gradient."
     )
     return save_figure(figure, NAME, caption, folder)
