@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import character_lm, depth, digits, gradient_norm, invariance, output_change
+from experiments import character_lm, depth, digits, gradient_norm, invariance, layer_dependency, output_change
 from experiments.folders import COMMITTED, QUICK
 
 EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
     "depth": depth.run,
     "gradient-norm": gradient_norm.run,
     "invariance": invariance.run,
+    "layer-dependency": layer_dependency.run,
     "output-change": output_change.run,
 }
 
