@@ -1,6 +1,7 @@
 """An experiment's grid: independent cells, one on each core, each written down as soon as it is finished."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import joblib
@@ -14,8 +15,13 @@ Cell = dict[str, Any]  # what sets it apart from the others: a placement, a lear
 Measure = Callable[[Cell, dict[str, Any]], dict[str, Any]]
 
 
+def cells_of(axes: dict[str, tuple[Any, ...]]) -> list[Cell]:
+    """Every combination, the first axis changing slowest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
 def run_cells(
-    experiment: str, config: dict[str, Any], cells: Iterable[Cell], measure: Measure, folders: Folders
+    experiment: str, config: dict[str, Any], cells: list[Cell], measure: Measure, folders: Folders
 ) -> list[dict[str, Any]]:
     """Each cell with what ``measure(cell, config)`` found, in the order of ``cells``.
 
@@ -24,7 +30,6 @@ def run_cells(
     ``loss`` is shown while the others run.
     """
     found = {} if not _alike(done := read_results(experiment, folders.results), config) else _by_key(done["cells"])
-    cells = list(cells)
     missing = [cell for cell in cells if _key(cell) not in found]
     tasks = (joblib.delayed(_measure)(measure, cell, config) for cell in missing)
     columns = (

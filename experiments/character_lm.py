@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from experiments.folders import Folders
+from experiments.language_model import next_character_loss
 from experiments.results import write_results
 from experiments.windows import windows
 from export.artifact import export_artifact
@@ -82,7 +82,7 @@ def train(name: str, training: Training, progress: Progress, parts: Path) -> tup
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate_at(step)
         x, y = batch(step)
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())  # (N, T, V) -> (N T, V)
+        loss = next_character_loss(model, x, y)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), training.clip)

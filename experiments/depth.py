@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from experiments.cells import Cell, run_cells
+from experiments.cells import Cell, cells_of, run_cells
 from experiments.figures import COLOURS, LABELS, new_figure, save_figure
 from experiments.folders import Folders
+from experiments.language_model import next_character_loss, small_language_model
 from experiments.windows import windows
 from export.topics import ALPHABET, topics
 from models.admin import profile_omega
-from models.transformer import TransformerConfig, TransformerLM
 
 NAME = "depth"
 PLACEMENTS = ("post", "pre", "admin")
@@ -39,11 +38,6 @@ AXES = {
 }
 
 
-def cells_of(axes: dict[str, tuple[Any, ...]]) -> list[Cell]:
-    """Every combination, the first axis changing slowest."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
 def unigram_entropy() -> float:
     """In nats: the loss of a model that knows how often each character comes and nothing else."""
     frequency = np.bincount(topics().train_ids, minlength=len(ALPHABET)) / len(topics().train_ids)
@@ -55,10 +49,7 @@ def measure(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
     """Train one model; its loss (nats per character) as it went, and whether it failed."""
     torch.manual_seed(cell["seed"])
     ids = torch.from_numpy(topics().train_ids)
-    sizes = {key: config[key] for key in ("d_model", "n_heads", "d_ff")}
-    model = TransformerLM(
-        len(ALPHABET), TransformerConfig(cell["placement"], causal=True, n_layers=cell["depth"], **sizes)
-    )
+    model = small_language_model(cell["placement"], cell["depth"], config)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return windows(ids, cell["seed"], step, batch_size=config["batch_size"], length=config["length"])
@@ -72,7 +63,7 @@ def measure(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
         for group in optimizer.param_groups:
             group["lr"] = cell["learning_rate"] * min(1.0, (step + 1) / max(1, cell["warm_up"]))
         x, y = batch(step)
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())  # (N, T, V) -> (N T, V)
+        loss = next_character_loss(model, x, y)
         if not (finite := math.isfinite(loss.item())):
             break
         losses.append(loss.item())

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from experiments.figures import COLOURS, LABELS, new_figure, save_figure
 from experiments.folders import Folders
+from experiments.language_model import next_character_loss, small_language_model
 from experiments.results import write_results
 from experiments.windows import windows
-from export.topics import ALPHABET, topics
-from models.transformer import FeedForward, TransformerConfig, TransformerLM
+from export.topics import topics
+from models.transformer import FeedForward, Placement
 
 NAME = "gradient-norm"
-PLACEMENTS = ("post", "pre")
+PLACEMENTS: tuple[Placement, ...] = ("post", "pre")
 CONFIG: dict[str, Any] = {
     "d_model": 64,
     "n_heads": 4,
@@ -27,21 +27,20 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def gradient_norms(placement: str, depth: int, seed: int, config: dict[str, Any]) -> list[float]:
+def gradient_norms(placement: Placement, depth: int, seed: int, config: dict[str, Any]) -> list[float]:
     """The Frobenius norm of the loss's gradient by W2 of each layer's feed-forward, the first layer first.
 
     Xavier weights and biases of 0, as theorem 1 has them.
     """
     torch.manual_seed(seed)
-    sizes = {key: config[key] for key in ("d_model", "n_heads", "d_ff")}
-    model = TransformerLM(len(ALPHABET), TransformerConfig(placement, causal=True, n_layers=depth, **sizes))  # type: ignore[arg-type]
+    model = small_language_model(placement, depth, config)
     for linear in (module for module in model.encoder.modules() if isinstance(module, torch.nn.Linear)):
         torch.nn.init.xavier_normal_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
     feed_forwards = [module for module in model.modules() if isinstance(module, FeedForward)]
     ids = torch.from_numpy(topics().train_ids)
     x, y = windows(ids, seed, 0, batch_size=config["batch_size"], length=config["length"])
-    F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()  # type: ignore[no-untyped-call]  # (N T, V)
+    next_character_loss(model, x, y).backward()  # type: ignore[no-untyped-call]
     return [float(part.linear2.weight.grad.norm()) for part in feed_forwards]  # type: ignore[union-attr]
 
 
@@ -53,7 +52,8 @@ def slope(depths: list[int], norms: list[float]) -> float:
 def run(folders: Folders, *, quick: bool) -> list[str]:
     """Measure every depth, placement and seed; draw the last layer's norm over depth, and every layer's of one."""
     config = {**CONFIG, "depths": [2, 4], "seeds": [0, 1]} if quick else CONFIG
-    depths, found = config["depths"], {}
+    depths = config["depths"]
+    found: dict[str, Any] = {}
     for placement in PLACEMENTS:
         by_depth = {
             depth: np.array([gradient_norms(placement, depth, seed, config) for seed in config["seeds"]])

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.cells import Cell, run_cells
+from experiments.cells import Cell, cells_of, run_cells
 from experiments.figures import COLOURS, LABELS, new_figure, save_figure
 from experiments.folders import Folders
+from experiments.language_model import next_character_loss, small_language_model
 from experiments.windows import windows
-from export.topics import ALPHABET, topics
+from export.topics import topics
 from models.admin import profile_omega
 from models.layer_norm import layer_norm
-from models.transformer import TransformerConfig, TransformerLM
+from models.transformer import TransformerLM
 
 NAME = "output-change"
 CHANGES = ("random", "gradient")
@@ -46,17 +46,15 @@ def output(model: TransformerLM, ids: Tensor) -> Tensor:
 def measure(cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
     """The mean squared distance, for each token, between the outputs before and after the change, in float64."""
     torch.manual_seed(cell["seed"])
-    sizes = {key: config[key] for key in ("d_model", "n_heads", "d_ff")}
-    placement, depth = cell["placement"], cell["sublayers"] // 2
-    model = TransformerLM(len(ALPHABET), TransformerConfig(placement, causal=True, n_layers=depth, **sizes)).double()
+    model = small_language_model(cell["placement"], cell["sublayers"] // 2, config).double()
     ids = torch.from_numpy(topics().train_ids)
     x, y = windows(ids, cell["seed"], 0, batch_size=config["batch_size"], length=config["length"])
-    if placement == "admin":
+    if cell["placement"] == "admin":
         profile_omega(model.encoder, model.embed(x))
     with torch.no_grad():
         before = output(model, x)
     if cell["change"] == "gradient":
-        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()  # type: ignore[no-untyped-call]  # (N T, V)
+        next_character_loss(model, x, y).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for weight in weights_of(model):
             direction = torch.randn_like(weight) if cell["change"] == "random" else weight.grad
@@ -69,14 +67,9 @@ def run(folders: Folders, *, quick: bool) -> list[str]:
     """Measure every depth, placement, change and seed; draw the means, and fit both laws to them."""
     config = {**CONFIG, "depths": [1, 2, 4]} if quick else CONFIG
     seeds = SEEDS[:1] if quick else SEEDS
-    cells = [
-        {"seed": seed, "sublayers": 2 * depth, "placement": placement, "change": change}
-        for seed in seeds
-        for depth in config["depths"]
-        for placement in PLACEMENTS
-        for change in CHANGES
-    ]
-    rows = run_cells(NAME, config, cells, measure, folders)
+    sublayers = tuple(2 * depth for depth in config["depths"])
+    axes = {"seed": seeds, "sublayers": sublayers, "placement": PLACEMENTS, "change": CHANGES}
+    rows = run_cells(NAME, config, cells_of(axes), measure, folders)
     draw(rows, config, folders.figures)
     lines = []
     for change in CHANGES:

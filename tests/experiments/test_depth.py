@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.depth import AXES, CONFIG, cells_of, draw, measure, summary, unigram_entropy
+from experiments.cells import cells_of
+from experiments.depth import AXES, CONFIG, draw, measure, summary, unigram_entropy
 from experiments.results import read_results
 from export.topics import topics
 
