@@ -51,15 +51,17 @@ def digits() -> Digits:
     return Digits(images[:n], labels[:n], images[n:], labels[n:], sha256)
 
 
-def classification_metrics(logits: Array, labels: Array) -> dict[str, float]:
-    """Accuracy, and mean negative log likelihood in nats, computed in float64. logits: (N, C), labels: (N,)."""
+def mean_nll(logits: Array, labels: Array) -> float:
+    """Mean negative log likelihood in nats, computed in float64. logits: (..., C), labels: (...)."""
     logits = logits.astype("f8")
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return {
-        "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-        "nll": float(-log_likelihood[np.arange(len(labels)), labels].mean()),
-    }
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_likelihood = np.take_along_axis(shifted, labels[..., None], -1)[..., 0] - np.log(np.exp(shifted).sum(axis=-1))
+    return float(-log_likelihood.mean())
+
+
+def classification_metrics(logits: Array, labels: Array) -> dict[str, float]:
+    """Accuracy, and mean negative log likelihood in nats. logits: (N, C), labels: (N,)."""
+    return {"accuracy": float((logits.argmax(axis=1) == labels).mean()), "nll": mean_nll(logits, labels)}
 
 
 def held_out_digits(row_shape: Sequence[int] = (64,)) -> HeldOut:

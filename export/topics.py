@@ -1,12 +1,13 @@
 """Real text without a download: the help topics of the standard library's ``pydoc``, split once by position."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from export.held_out import Array, HeldOut
+from export.held_out import Array, HeldOut, mean_nll
 
 # Fixed, because a trained model's rows are these characters in this order. Other versions of Python have other topics;
 # a character that is not here is read as a space.
@@ -44,11 +45,8 @@ def encode(text: str) -> Array:
 
 
 def bits_per_character(logits: Array, targets: Array) -> float:
-    """Mean negative log likelihood of the next character in bits, computed in float64. (N, T, V), (N, T)."""
-    logits = logits.astype("f8")
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    log_likelihood = np.take_along_axis(shifted, targets[..., None], -1)[..., 0] - np.log(np.exp(shifted).sum(axis=-1))
-    return float(-log_likelihood.mean() / np.log(2))
+    """Mean negative log likelihood of the next character in bits. (N, T, V), (N, T)."""
+    return mean_nll(logits, targets) / math.log(2)
 
 
 def held_out_topics() -> HeldOut:

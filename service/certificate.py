@@ -167,7 +167,10 @@ def batch_invariant(
     sizes = sorted(set(sizes))
     for run, rows in itertools.product(runs.values(), pools):
         alone: dict[int, Arrays] = {}
-        for size in (size for size in sizes if size <= len(next(iter(rows.values())))):
+        count = len(next(iter(rows.values())))
+        for size in sizes:
+            if size > count:
+                break
             forward = np.arange(size)
             # Turned round, every row but the middle one stands somewhere else.
             for order in (forward, forward[::-1]) if every_position else (forward,):
