@@ -8,17 +8,29 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import character_lm, depth, digits, gradient_norm, invariance, layer_dependency, output_change
+from experiments import (
+    batch_size,
+    character_lm,
+    cnn,
+    depth,
+    digits,
+    gradient_norm,
+    invariance,
+    layer_dependency,
+    output_change,
+)
 from experiments.folders import COMMITTED, QUICK
 
 EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
     **digits.EXPERIMENTS,
-    "character-lm": character_lm.run,
-    "depth": depth.run,
-    "gradient-norm": gradient_norm.run,
-    "invariance": invariance.run,
-    "layer-dependency": layer_dependency.run,
-    "output-change": output_change.run,
+    batch_size.NAME: batch_size.run,
+    character_lm.NAME: character_lm.run,
+    cnn.NAME: cnn.run,
+    depth.NAME: depth.run,
+    gradient_norm.NAME: gradient_norm.run,
+    invariance.NAME: invariance.run,
+    layer_dependency.NAME: layer_dependency.run,
+    output_change.NAME: output_change.run,
 }
 
 
@@ -27,6 +39,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     parser = argparse.ArgumentParser("python -m experiments", description="Train the reference models on real data.")
     parser.add_argument("names", nargs="*", metavar="EXPERIMENT", help=f"{', '.join(EXPERIMENTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help=f"a small version, into {QUICK.results.parent}")
+    parser.add_argument("--again", action="store_true", help="measure anew what is finished or was begun")
     parser.add_argument("--repository", type=Path, help=f"where artifacts go ({COMMITTED.artifacts})")
     options = parser.parse_args(arguments)
     for name in options.names:
@@ -36,6 +49,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
     if options.repository:
         folders = replace(folders, artifacts=options.repository)
     for name in options.names or EXPERIMENTS:
+        if options.again:
+            folders.forget(name)
         for line in EXPERIMENTS[name](folders, quick=options.quick):
             console.print(line, highlight=False)
     console.print(f"results are in {folders.results}, artifacts in {folders.artifacts}", highlight=False)

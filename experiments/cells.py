@@ -6,12 +6,13 @@ from typing import Any
 
 import joblib
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.folders import Folders
+from experiments.progress import progress_bar
 from experiments.results import read_results, versions, write_results
 
 Cell = dict[str, Any]  # what sets it apart from the others: a placement, a learning rate, a seed
+Row = dict[str, Any]  # a cell, and beside it what was found
 Measure = Callable[[Cell, dict[str, Any]], dict[str, Any]]
 
 
@@ -22,35 +23,36 @@ def cells_of(axes: dict[str, tuple[Any, ...]]) -> list[Cell]:
 
 def run_cells(
     experiment: str, config: dict[str, Any], cells: list[Cell], measure: Measure, folders: Folders
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Each cell with what ``measure(cell, config)`` found, in the order of ``cells``.
 
     A cell that stands in the results, of the same config and versions, is not measured again: an interrupted run goes
     on, and a finished one is only drawn anew. ``measure`` runs in another process, on one thread; of what it returns,
-    ``loss`` is shown while the others run.
+    ``loss`` is shown while the others run; it is None where there is none.
     """
     found = {} if not _alike(done := read_results(experiment, folders.results), config) else _by_key(done["cells"])
     missing = [cell for cell in cells if _key(cell) not in found]
     tasks = (joblib.delayed(_measure)(measure, cell, config) for cell in missing)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[last]}"),
-    )
-    with Progress(*columns) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(experiment, total=len(cells), completed=len(cells) - len(missing), last="")
         for row in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator_unordered")(tasks):
             found[_key(row["cell"])] = row
             rows = [found[_key(cell)] for cell in cells if _key(cell) in found]
             write_results(experiment, {"config": config, "cells": rows}, folders.results)
-            progress.update(task, advance=1, last=" ".join(map(str, row["cell"].values())) + f": {row['loss']:.4f}")
+            loss = "no loss" if row["loss"] is None else f"loss {row['loss']:.4f}"
+            progress.update(task, advance=1, last=" ".join(map(str, row["cell"].values())) + f": {loss}")
     return [found[_key(cell)] for cell in cells]
 
 
-def _measure(measure: Measure, cell: Cell, config: dict[str, Any]) -> dict[str, Any]:
+def grouped(rows: list[Row], axis: str) -> list[tuple[Any, list[Row]]]:
+    """The rows by their value of an axis, in the order in which the values first come."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["cell"][axis], []).append(row)
+    return list(groups.items())
+
+
+def _measure(measure: Measure, cell: Cell, config: dict[str, Any]) -> Row:
     torch.set_num_threads(1)  # one process a core: more threads would only wait for each other
     return {"cell": cell, **measure(cell, config)}
 
@@ -59,7 +61,7 @@ def _alike(done: dict[str, Any], config: dict[str, Any]) -> bool:
     return done.get("config") == config and done.get("versions") == versions()
 
 
-def _by_key(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+def _by_key(rows: list[Row]) -> dict[tuple[Any, ...], Row]:
     return {_key(row["cell"]): row for row in rows}
 
 

@@ -7,26 +7,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from experiments.folders import Folders
-from experiments.language_model import next_character_loss
+from experiments.language_model import held_out_bits, next_character_loss
+from experiments.progress import progress_bar
 from experiments.results import write_results
 from experiments.windows import windows
 from export.artifact import export_artifact
 from export.catalog import CATALOG
-from export.certify import forward
 from export.checkpoint import save_checkpoint
-from export.topics import held_out_topics, topics
+from export.topics import topics
 from models.admin import profile_omega
 from models.transformer import TransformerLM
 from service.manifest import WEIGHTS_FILE
 
 RECURRENT = ("ln-rnn-charlm", "ln-lstm-charlm", "ln-gru-charlm", "lstm-charlm")
 TRANSFORMERS = ("pre-ln-charlm", "post-ln-charlm", "admin-charlm")
+NAME = "character-lm"
 MODELS = RECURRENT + TRANSFORMERS
-EVALUATED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def train(name: str, training: Training, progress: Progress, parts: Path) -> tup
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
             start, history = saved["step"], saved["history"]
-    task = progress.add_task(name, total=training.steps, completed=start, figures="")
+    task = progress.add_task(name, total=training.steps, completed=start, last="")
     losses: list[float] = []
     for step in range(start, training.steps):
         for group in optimizer.param_groups:
@@ -88,40 +88,25 @@ def train(name: str, training: Training, progress: Progress, parts: Path) -> tup
         nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
         losses.append(loss.item() / math.log(2))
-        progress.update(task, advance=1, figures=f"{losses[-1]:.3f} bits")
+        progress.update(task, advance=1, last=f"{losses[-1]:.3f} bits")
         if (step + 1) % training.evaluate_every == 0:
-            held_out = evaluate(model)
+            held_out = held_out_bits(model)
             history.append({"step": step + 1, "training_bits": float(np.mean(losses)), "held_out_bits": held_out})
             losses = []
-            progress.update(task, figures=f"held-out {held_out:.3f} bits")
+            progress.update(task, last=f"held-out {held_out:.3f} bits")
             parts.mkdir(parents=True, exist_ok=True)
             state = {"training": asdict(training), "step": step + 1, "history": history}
             torch.save(state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, part)
     return model, history
 
 
-def evaluate(model: nn.Module) -> float:
-    """Held-out bits per character."""
-    held_out = held_out_topics()
-    ids = held_out.inputs["ids"]
-    parts = [forward(model.eval(), ids[i : i + EVALUATED_ROWS]) for i in range(0, len(ids), EVALUATED_ROWS)]
-    model.train()
-    return held_out.metrics({"logits": np.concatenate(parts)})["bits_per_character"]
-
-
 def run(folders: Folders, *, quick: bool, models: tuple[str, ...] = MODELS) -> list[str]:
     """Train the models, save their checkpoints, export them, and write down what came out; a line for each."""
     results: dict[str, Any] = {"dataset_sha256": topics().sha256, "models": {}}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    with progress_bar() as progress:
         for name in models:
             training = training_of(name, quick=quick)
-            model, history = train(name, training, progress, folders.parts)
+            model, history = train(name, training, progress, folders.parts / NAME)
             save_checkpoint(model, folders.artifacts / name / CATALOG[name].version / WEIGHTS_FILE)
             results["models"][name] = {
                 "config": CATALOG[name].config,
@@ -131,7 +116,7 @@ def run(folders: Folders, *, quick: bool, models: tuple[str, ...] = MODELS) -> l
             }
     for name in models:
         export_artifact(CATALOG[name], folders.artifacts)
-    write_results("character-lm", results, folders.results)
+    write_results(NAME, results, folders.results)
     return [
         f"{name}: held-out {found['bits_per_character']:.4f} bits per character"
         for name, found in results["models"].items()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.cells import Cell, cells_of, run_cells
+from experiments.cells import Cell, Row, cells_of, grouped, run_cells
 from experiments.figures import COLOURS, LABELS, new_figure, save_figure
 from experiments.folders import Folders
 from experiments.language_model import next_character_loss, small_language_model
@@ -86,23 +86,23 @@ def run(folders: Folders, *, quick: bool) -> list[str]:
     return summary(rows)
 
 
-def summary(rows: list[dict[str, Any]]) -> list[str]:
+def summary(rows: list[Row]) -> list[str]:
     """A line for each placement: depth, and how many of its trainings failed."""
     lines = []
-    for placement, of_placement in _grouped(rows, "placement"):
+    for placement, of_placement in grouped(rows, "placement"):
         counts = [
             f"{depth} layers {sum(row['failed'] for row in trained)}/{len(trained)}"
-            for depth, trained in _grouped(of_placement, "depth")
+            for depth, trained in grouped(of_placement, "depth")
         ]
         lines.append(f"{LABELS[placement]} failed: {', '.join(counts)}")
     return lines
 
 
-def draw(rows: list[dict[str, Any]], config: dict[str, Any], folder: Path) -> Path:
+def draw(rows: list[Row], config: dict[str, Any], folder: Path) -> Path:
     """``depth.png``: final loss against depth, a panel for each learning rate and warm-up."""
     figure = new_figure(9, 6.5)
-    rates = [rate for rate, _ in _grouped(rows, "learning_rate")]
-    warm_ups = [warm_up for warm_up, _ in _grouped(rows, "warm_up")]
+    rates = [rate for rate, _ in grouped(rows, "learning_rate")]
+    warm_ups = [warm_up for warm_up, _ in grouped(rows, "warm_up")]
     panels = figure.subplots(len(warm_ups), len(rates), sharex=True, sharey=True, squeeze=False)
     entropy = unigram_entropy()
     for (i, warm_up), (j, rate) in itertools.product(enumerate(warm_ups), enumerate(rates)):
@@ -110,8 +110,8 @@ def draw(rows: list[dict[str, Any]], config: dict[str, Any], folder: Path) -> Pa
         axes.axhline(entropy, color="grey", linestyle=":", linewidth=1, label="how often each character comes")
         axes.axhline(config["failed_above"] * entropy, color="grey", linestyle="--", linewidth=1, label="failed above")
         here = [row for row in rows if (row["cell"]["warm_up"], row["cell"]["learning_rate"]) == (warm_up, rate)]
-        for shift, (placement, trained) in enumerate(_grouped(here, "placement")):
-            by_depth = _grouped(trained, "depth")
+        for shift, (placement, trained) in enumerate(grouped(here, "placement")):
+            by_depth = grouped(trained, "depth")
             axes.plot(
                 [depth for depth, _ in by_depth],
                 [float(np.median([row["loss"] for row in found])) for _, found in by_depth],
@@ -125,21 +125,13 @@ def draw(rows: list[dict[str, Any]], config: dict[str, Any], folder: Path) -> Pa
                 color=COLOURS[placement],
             )
         axes.set_title(f"learning rate {rate:g}, " + (f"warm-up {warm_up} steps" if warm_up else "no warm-up"))
-        axes.set_xticks([depth for depth, _ in _grouped(rows, "depth")])
+        axes.set_xticks([depth for depth, _ in grouped(rows, "depth")])
         axes.set_ylabel("final loss (nats per character)" if j == 0 else "")
         axes.set_xlabel("depth (layers)" if i == len(warm_ups) - 1 else "")
     panels[0][0].legend(fontsize=8)
-    seeds = len(_grouped(rows, "seed"))
+    seeds = len(grouped(rows, "seed"))
     caption = (
         f"Character LM of d_model {config['d_model']} on pydoc_data.topics, {config['steps']} steps of Adam without "
         f"clipping; dots: {seeds} seed(s), lines: their median;\nloss: mean of the last {config['final_steps']} steps."
     )
     return save_figure(figure, NAME, caption, folder)
-
-
-def _grouped(rows: list[dict[str, Any]], axis: str) -> list[tuple[Any, list[dict[str, Any]]]]:
-    """The rows by their value of an axis, in the order in which the values first come."""
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row["cell"][axis], []).append(row)
-    return list(groups.items())

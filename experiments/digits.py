@@ -2,21 +2,21 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import nn
 
+from experiments.epochs import epochs
 from experiments.folders import Folders
+from experiments.progress import progress_bar
 from experiments.results import write_results
 from export.artifact import export_artifact
 from export.catalog import CATALOG
-from export.certify import forward
 from export.checkpoint import save_checkpoint
-from export.held_out import classification_metrics, digits
+from export.held_out import digits
 from service.manifest import WEIGHTS_FILE
 
 MODELS: dict[str, tuple[str, ...]] = {
@@ -39,30 +39,17 @@ class Training:
 def train(name: str, training: Training, progress: Progress) -> tuple[nn.Module, list[dict[str, float]]]:
     """The trained model of the catalogue, and after each epoch its training loss and held-out accuracy and NLL."""
     torch.manual_seed(training.seed)
-    rng = np.random.default_rng(training.seed)
-    data = digits()
-    row = CATALOG[name].input.shape[1:]
-    images, labels = torch.from_numpy(data.train_images.reshape(-1, *row)), torch.from_numpy(data.train_labels)
-    test_images = data.test_images.reshape(-1, *row)
     model = CATALOG[name].build()
+    row_shape = CATALOG[name].input.shape[1:]
     optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
     history = []
-    task = progress.add_task(name, total=training.epochs, loss=float("nan"))
-    for _ in range(training.epochs):
-        model.train()
-        order = torch.from_numpy(rng.permutation(len(images)))
-        losses = []
-        for batch in torch.split(order, training.batch_size):
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(loss.item())
+    task = progress.add_task(name, total=training.epochs, last="")
+    after_epochs = epochs(model, optimizer, tuple(row_shape), seed=training.seed, batch_size=training.batch_size)
+    for found in islice(after_epochs, training.epochs):
         schedule.step()
-        metrics = classification_metrics(forward(model.eval(), test_images), data.test_labels)
-        history.append({"loss": float(np.mean(losses)), **metrics})
-        progress.update(task, advance=1, loss=history[-1]["loss"])
+        history.append(found)
+        progress.update(task, advance=1, last=f"loss {found['loss']:.4f}")
     return model, history
 
 
@@ -70,13 +57,7 @@ def run(experiment: str, folders: Folders, *, quick: bool) -> list[str]:
     """Train the models, save their checkpoints, export them, and write down what came out; a line for each."""
     training = Training(epochs=2) if quick else Training()
     results: dict[str, Any] = {"training": asdict(training), "dataset_sha256": digits().sha256, "models": {}}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-    )
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    with progress_bar() as progress:
         for name in MODELS[experiment]:
             model, history = train(name, training, progress)
             spec = CATALOG[name]

@@ -5,8 +5,26 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLOURS = {"post": "#c0392b", "pre": "#2471a3", "admin": "#1e8449"}
-LABELS = {"post": "Post-LN", "pre": "Pre-LN", "admin": "Admin"}
+LABELS = {
+    "post": "Post-LN",
+    "pre": "Pre-LN",
+    "admin": "Admin",
+    "none": "no norm",
+    "batch": "BatchNorm",
+    "group": "GroupNorm",
+    "layer": "LayerNorm",
+    "layer_per_pixel": "LayerNorm per pixel",
+}
+COLOURS = {
+    "post": "#c0392b",
+    "pre": "#2471a3",
+    "admin": "#1e8449",
+    "none": "#7f8c8d",
+    "batch": "#d35400",
+    "group": "#8e44ad",
+    "layer": "#1f618d",
+    "layer_per_pixel": "#17a589",
+}
 
 
 def new_figure(width: float, height: float) -> Figure:

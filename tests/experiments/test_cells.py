@@ -5,16 +5,11 @@ from typing import Any
 
 import pytest
 
-from experiments.cells import run_cells
+from experiments.cells import grouped, run_cells
 from experiments.folders import Folders
 from experiments.results import read_results
 
 CELLS = [{"size": size} for size in (1, 2, 3)]
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(*(tmp_path / name for name in ("artifacts", "results", "figures", "parts")))
 
 
 @pytest.fixture
@@ -64,3 +59,16 @@ def test_a_cell_that_fails_ends_the_run_and_loses_no_finished_one(folders: Folde
     with pytest.raises(ZeroDivisionError, match="size 3"):
         run_cells("grid", config, CELLS, measure, folders)
     assert [row["loss"] for row in read_results("grid", folders.results)["cells"]] == [2.0, 4.0]
+
+
+def test_what_is_forgotten_is_measured_again(folders: Folders, log: Path) -> None:
+    config = {"log": str(log), "factor": 2.0}
+    run_cells("grid", config, CELLS, measure, folders)
+    folders.forget("grid")
+    run_cells("grid", config, CELLS, measure, folders)
+    assert measured(log) == [1, 1, 2, 2, 3, 3]
+
+
+def test_rows_are_grouped_in_the_order_in_which_the_values_come() -> None:
+    rows = [{"cell": {"size": size, "seed": seed}} for seed in (0, 1) for size in (128, 4)]
+    assert [(size, len(found)) for size, found in grouped(rows, "size")] == [(128, 2), (4, 2)]

@@ -32,8 +32,7 @@ def test_the_committed_figures_are_what_the_code_measures() -> None:
         assert found["last_layer"][0] == pytest.approx(np.mean(shallow), rel=1e-4)
 
 
-def test_a_quick_run_leaves_results_and_a_figure(tmp_path: Path) -> None:
-    folders = Folders(*(tmp_path / name for name in ("artifacts", "results", "figures", "parts")))
+def test_a_quick_run_leaves_results_and_a_figure(folders: Folders) -> None:
     lines = run(folders, quick=True)
     assert len(lines) == len(read_results("gradient-norm", folders.results)["placements"]) == 2
     assert (folders.figures / "gradient-norm.png").stat().st_size > 10_000

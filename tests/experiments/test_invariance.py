@@ -36,7 +36,6 @@ def test_the_committed_results_are_of_this_code() -> None:
         assert committed[method] == pytest.approx(row, rel=1e-6, abs=TOLERANCE)
 
 
-def test_a_run_leaves_results_and_a_figure(tmp_path: Path) -> None:
-    folders = Folders(*(tmp_path / name for name in ("artifacts", "results", "figures", "parts")))
+def test_a_run_leaves_results_and_a_figure(folders: Folders) -> None:
     assert run(folders, quick=True) == ["18 of 18 cells are as table 1 of Ba et al. prints them"]
     assert (folders.figures / "invariance.png").stat().st_size > 10_000

@@ -53,9 +53,8 @@ def test_the_committed_rows_of_squares_sum_to_about_1_at_initialisation() -> Non
         assert [len(row) for row in both["trained"]["beta"]] == list(range(2, 14))
 
 
-def test_a_run_measures_the_committed_figures_and_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_measures_the_committed_figures_and_draws_them(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    folders = Folders(*(tmp_path / name for name in ("artifacts", "results", "figures", "parts")))
     assert len(run(folders, quick=True)) == 4
     fresh = read_results("layer-dependency", folders.results)["placements"]
     committed = read_results("layer-dependency", ROOT / "experiments" / "results")["placements"]
