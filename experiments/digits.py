@@ -40,7 +40,7 @@ def train(name: str, training: Training, progress: Progress) -> tuple[nn.Module,
     """The trained model of the catalogue, and after each epoch its training loss and held-out accuracy and NLL."""
     torch.manual_seed(training.seed)
     model = CATALOG[name].build()
-    row_shape = CATALOG[name].input.shape[1:]
+    row_shape = CATALOG[name].inputs[0].shape[1:]
     optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
     history = []

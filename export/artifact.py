@@ -11,7 +11,7 @@ from onnx import ModelProto
 from torch import nn
 
 from export.catalog import ExportSpec
-from export.certify import certify, forward, main_metric
+from export.certify import certify, main_metric, named_outputs
 from export.checkpoint import extents, load_checkpoint, randomize, to_safetensors
 from export.errors import ExportError
 from export.onnx_export import export_graph, opset
@@ -31,7 +31,7 @@ def export_artifact(spec: ExportSpec, repository: Path) -> Manifest:
     folder = repository / spec.name / spec.version
     model = spec.build().eval()
     weights = _weights(spec, model, folder / WEIGHTS_FILE)
-    graph = export_graph(model, _example(spec), spec.input, spec.output, extents(weights))
+    graph = export_graph(model, _example(spec), spec.inputs, spec.outputs, extents(weights))
     content = graph.SerializeToString(deterministic=True)
     manifest = _certified(spec, model, _draft(spec, model, graph, content, weights), content, weights)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +55,8 @@ def _weights(spec: ExportSpec, model: nn.Module, checkpoint: Path) -> bytes:
     return load_checkpoint(model, checkpoint)
 
 
-def _example(spec: ExportSpec) -> torch.Tensor:
-    return torch.zeros(spec.example_shape, dtype=torch.float32 if spec.input.datatype == "FP32" else torch.int64)
+def _example(spec: ExportSpec) -> list[torch.Tensor]:
+    return [torch.from_numpy(certificate.zeros(tensor, spec.example_shape)) for tensor in spec.inputs]
 
 
 def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes, weights: bytes) -> Manifest:
@@ -67,8 +67,8 @@ def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes
         version=spec.version,
         batch_axis=0,
         max_rows=spec.max_rows,
-        inputs=[spec.input],
-        outputs=[spec.output],
+        inputs=list(spec.inputs),
+        outputs=list(spec.outputs),
         alphabet=spec.alphabet,
         task=spec.task,
         config=spec.config,
@@ -87,9 +87,7 @@ def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes
         ),
         certificate=Certificate(model_name=spec.name, model_version=spec.version, claims=[]),
     )
-    answers = [
-        {spec.output.name: forward(model, inputs[spec.input.name])} for inputs in certificate.probe_inputs(draft)
-    ]
+    answers = [named_outputs(model, draft, inputs) for inputs in certificate.probe_inputs(draft)]
     return draft.model_copy(update={"probe": draft.probe.model_copy(update={"outputs": Probe.pack(answers)})})
 
 

@@ -1,6 +1,6 @@
 """What is exported: name -> :class:`ExportSpec`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from export.held_out import HeldOut, held_out_digits
 from export.topics import ALPHABET, held_out_topics
 from models.convolutional import CNN, CNNConfig
 from models.mlp import MLP, MLPConfig
-from models.recurrent import CellKind, RecurrentConfig, RecurrentLM
+from models.recurrent import CELLS, CellKind, RecurrentConfig, RecurrentLM
 from models.transformer import Encoder, Placement, TransformerConfig, TransformerLM
 from service.manifest import InputTensor, OutputTensor
 
@@ -19,16 +19,17 @@ from service.manifest import InputTensor, OutputTensor
 class ExportSpec:
     """How a model is built from its checkpoint, and what its manifest says of it.
 
-    example_shape: of the one input at export; sizes that vary are at least 2 there, because torch takes 0 and 1 for
-    constants. probe_shapes: what the service compares itself with torch on. atol, rtol: the parity that is promised.
+    inputs, outputs: in the order of the module's parameters and of what it returns. example_shape: of the first input
+    at export; sizes that vary are at least 2 there, because torch takes 0 and 1 for constants. probe_shapes: what the
+    service compares itself with torch on. atol, rtol: the parity that is promised.
     """
 
     name: str
     build: Callable[[], nn.Module]
     config: dict[str, Any]
     task: str
-    input: InputTensor
-    output: OutputTensor
+    inputs: tuple[InputTensor, ...]
+    outputs: tuple[OutputTensor, ...]
     example_shape: tuple[int, ...]
     probe_shapes: tuple[tuple[int, ...], ...]
     atol: float
@@ -48,10 +49,12 @@ def _digits(
         build=build,
         config=asdict(config),
         task="handwritten digit, 0 to 9",
-        input=InputTensor(
-            name="x", datatype="FP32", shape=[-1, *row], scale="pixel / 16", meaning="8 x 8 pixels, row by row"
+        inputs=(
+            InputTensor(
+                name="x", datatype="FP32", shape=[-1, *row], scale="pixel / 16", meaning="8 x 8 pixels, row by row"
+            ),
         ),
-        output=OutputTensor(name="logits", datatype="FP32", shape=[-1, config.output_size]),
+        outputs=(OutputTensor(name="logits", datatype="FP32", shape=[-1, config.output_size]),),
         example_shape=(3, *row),
         probe_shapes=((2, *row), (7, *row)),
         atol=1e-5,
@@ -76,10 +79,12 @@ def _encoder(name: str, config: TransformerConfig) -> ExportSpec:
         build=lambda: Encoder(config),
         config=asdict(config),
         task="none: random weights, for measuring speed",
-        input=InputTensor(
-            name="x", datatype="FP32", shape=shape, max_shape=[256, 512, config.d_model], meaning="embedded tokens"
+        inputs=(
+            InputTensor(
+                name="x", datatype="FP32", shape=shape, max_shape=[256, 512, config.d_model], meaning="embedded tokens"
+            ),
         ),
-        output=OutputTensor(name="y", datatype="FP32", shape=shape),
+        outputs=(OutputTensor(name="y", datatype="FP32", shape=shape),),
         example_shape=(3, 5, config.d_model),
         probe_shapes=((2, 2, config.d_model), (2, 7, config.d_model)),
         atol=1e-4,
@@ -87,22 +92,40 @@ def _encoder(name: str, config: TransformerConfig) -> ExportSpec:
     )
 
 
-def _character_lm(name: str, build: Callable[[], nn.Module], config: object, parity: float) -> ExportSpec:
+def _character_lm(
+    name: str, build: Callable[[], nn.Module], config: object, parity: float, state: Sequence[tuple[str, int]] = ()
+) -> ExportSpec:
+    """state: what a recurrent model carries from step to step, name and size."""
+    ids = InputTensor(
+        name="ids",
+        datatype="INT64",
+        shape=[-1, -1],
+        minimum=0,
+        maximum=len(ALPHABET) - 1,
+        max_shape=[256, 512],
+        meaning="characters, as positions in `alphabet`",
+    )
+    before = (
+        InputTensor(
+            name=f"initial_{letter}",
+            datatype="FP32",
+            shape=[-1, size],
+            optional=True,
+            meaning=f"the final_{letter} of what came before; zeros at the beginning",
+        )
+        for letter, size in state
+    )
+    after = (
+        OutputTensor(name=f"final_{letter}", datatype="FP32", shape=[-1, size], on_request=True)
+        for letter, size in state
+    )
     return ExportSpec(
         name=name,
         build=build,
         config=asdict(config),  # type: ignore[call-overload]  # a dataclass of models/
         task="next character",
-        input=InputTensor(
-            name="ids",
-            datatype="INT64",
-            shape=[-1, -1],
-            minimum=0,
-            maximum=len(ALPHABET) - 1,
-            max_shape=[256, 512],
-            meaning="characters, as positions in `alphabet`",
-        ),
-        output=OutputTensor(name="logits", datatype="FP32", shape=[-1, -1, len(ALPHABET)]),
+        inputs=(ids, *before),
+        outputs=(OutputTensor(name="logits", datatype="FP32", shape=[-1, -1, len(ALPHABET)]), *after),
         example_shape=(3, 5),
         probe_shapes=((2, 2), (2, 7)),
         atol=parity,
@@ -115,12 +138,13 @@ def _character_lm(name: str, build: Callable[[], nn.Module], config: object, par
 
 def _recurrent(name: str, cell: CellKind, *, normalised: bool) -> ExportSpec:
     config = RecurrentConfig(cell, normalised, len(ALPHABET))
-    return _character_lm(name, lambda: RecurrentLM(config), config, parity=1e-5)
+    state = [(letter, config.hidden_size) for letter in CELLS[cell].state]
+    return _character_lm(name, lambda: RecurrentLM(config), config, 1e-5, state)
 
 
 def _transformer(name: str, placement: Placement) -> ExportSpec:
     config = TransformerConfig(placement, causal=True, d_model=128, d_ff=512)
-    return _character_lm(name, lambda: TransformerLM(len(ALPHABET), config), config, parity=1e-4)
+    return _character_lm(name, lambda: TransformerLM(len(ALPHABET), config), config, 1e-4)
 
 
 _SPECS = (

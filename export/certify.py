@@ -1,6 +1,7 @@
 """The claims of a certificate at export: those that need torch are measured here, the others by the service's code."""
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -22,29 +23,39 @@ METRIC_TOLERANCE = 1e-5  # relative: another prediction would show at once, a la
 
 def forward(model: nn.Module, x: Array) -> Array:
     """The module's output for its one input, in the mode the module is in."""
-    with torch.no_grad():
-        output: Array = model(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    (output,) = _outputs(model, [x])
     return output
+
+
+def named_outputs(model: nn.Module, manifest: Manifest, inputs: Arrays) -> Arrays:
+    """The module's outputs by name, in the mode the module is in; an optional input left out is zeros."""
+    names = [tensor.name for tensor in manifest.outputs]
+    return dict(zip(names, _outputs(model, certificate.complete(inputs, manifest).values()), strict=True))
+
+
+def _outputs(model: nn.Module, inputs: Iterable[Array]) -> list[Array]:
+    with torch.no_grad():
+        outputs = model(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+    return [tensor.numpy() for tensor in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
 
 
 def certify(model: nn.Module, manifest: Manifest, runs: dict[int, Run], held_out: HeldOut | None) -> list[Claim]:
     """Every claim, measured. runs: intra-op threads -> the exported graph run with so many."""
-    (tensor,) = manifest.inputs
     pools = [certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes]
     if held_out:
         count = max(2, min(manifest.max_rows, POOL_ELEMENTS // next(iter(held_out.inputs.values()))[0].size))
         pools.append({name: array[:count] for name, array in held_out.inputs.items()})
-    rows = pools[-1][tensor.name]
+    rows = pools[-1]
     sizes = [size for size in BATCH_SIZES if size < manifest.max_rows] + [manifest.max_rows]
     batch = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")
     batch = batch.model_copy(
         update={
-            "measured": batch.measured | {"training_mode": training_mode(model, rows)},
+            "measured": batch.measured | {"training_mode": training_mode(model, manifest, rows)},
             "how": f"{batch.how}; training_mode: torch's output for a row among others of an equally large batch",
         }
     )
     claims = [
-        train_eval_identical(model, rows),
+        train_eval_identical(model, manifest, rows),
         certificate.torch_onnx_parity(runs[1], manifest, checked="export"),
         float64_error(model, runs[1], manifest),
         batch,
@@ -66,20 +77,21 @@ def _without_dropout(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _differences(ours: Array, theirs: Array) -> dict[str, float | int]:
-    """How many rows differ in any bit, and the largest absolute difference."""
-    rows = [a.tobytes() != b.tobytes() for a, b in zip(ours, theirs, strict=True)]
+def _differences(ours: Arrays, theirs: Arrays) -> dict[str, float | int]:
+    """How many rows differ in any bit of any output, and the largest absolute difference."""
+    pairs = [(ours[name], theirs[name]) for name in ours]
+    differ = [any(a[row].tobytes() != b[row].tobytes() for a, b in pairs) for row in range(len(pairs[0][0]))]
     return {
-        "rows_compared": len(rows),
-        "mismatching_rows": sum(rows),
-        "max_abs": certificate.max_difference(ours, theirs)["max_abs"],
+        "rows_compared": len(differ),
+        "mismatching_rows": sum(differ),
+        "max_abs": max(certificate.max_difference(a, b)["max_abs"] for a, b in pairs),
     }
 
 
-def train_eval_identical(model: nn.Module, rows: Array) -> Claim:
+def train_eval_identical(model: nn.Module, manifest: Manifest, rows: Arrays) -> Claim:
     """Torch's output in ``train()`` mode against ``eval()`` mode, bitwise: what LN keeps and BN does not."""
     twin = _without_dropout(model)
-    measured = _differences(forward(twin.train(), rows), forward(twin.eval(), rows))
+    measured = _differences(*(named_outputs(twin.train(mode), manifest, rows) for mode in (True, False)))
     return Claim(
         claim="train_eval_identical",
         holds=measured["mismatching_rows"] == 0,
@@ -89,17 +101,20 @@ def train_eval_identical(model: nn.Module, rows: Array) -> Claim:
     )
 
 
-def training_mode(model: nn.Module, rows: Array) -> dict[str, float | int]:
+def training_mode(model: nn.Module, manifest: Manifest, rows: Arrays) -> dict[str, float | int]:
     """In ``train()`` mode: a row among some rows, and at the same place among others of an equally large batch."""
     twin = _without_dropout(model).train()
-    count = min(TRAINING_ROWS, len(rows) // 2)
-    together, others = rows[:count], rows[count : 2 * count]
+    count = min(TRAINING_ROWS, len(next(iter(rows.values()))) // 2)
+    together = {name: array[:count] for name, array in rows.items()}
     among_others = []
     for index in range(count):
-        batch = others.copy()
-        batch[index] = together[index]
-        among_others.append(forward(twin, batch)[index])
-    return _differences(forward(twin, together), np.stack(among_others))
+        batch = {name: array[count : 2 * count].copy() for name, array in rows.items()}
+        for name, array in together.items():
+            batch[name][index] = array[index]
+        among_others.append(named_outputs(twin, manifest, batch))
+    expected = named_outputs(twin, manifest, together)
+    moved = {name: np.stack([outputs[name][i] for i, outputs in enumerate(among_others)]) for name in expected}
+    return _differences(expected, moved)
 
 
 def float64_error(model: nn.Module, run: Run, manifest: Manifest) -> Claim:
@@ -109,18 +124,17 @@ def float64_error(model: nn.Module, run: Run, manifest: Manifest) -> Claim:
     Medians over rows are compared: at a large mean the softmax of a Transformer tips over on a last bit in single rows,
     for torch as for the runtime, and the largest error then says who was less lucky. The largest stand beside them.
     """
-    (tensor,), (output,) = manifest.inputs, manifest.outputs
-    is_real = tensor.datatype.startswith("FP")
+    is_real = manifest.inputs[0].datatype.startswith("FP")
     exact_model = copy.deepcopy(model).eval().double()
     rng = np.random.default_rng(manifest.probe.seed)
     measured: dict[str, dict[str, float]] = {}
     holds = True
     for mean in MEANS if is_real else (0.0,):
-        x = certificate.sample(tensor, (ERROR_ROWS, *manifest.probe.shapes[-1][1:]), rng, mean)
-        exact = forward(exact_model, x.astype("f8") if is_real else x)
-        by_torch = _row_errors(forward(model.eval(), x), exact)
-        served = _row_errors(run({tensor.name: x})[output.name], exact)
-        ulp = float(np.spacing(np.float32(np.max(np.abs(exact)))))
+        rows = certificate.samples(manifest, (ERROR_ROWS, *manifest.probe.shapes[-1][1:]), rng, mean)
+        exact = named_outputs(exact_model, manifest, {name: _in_float64(array) for name, array in rows.items()})
+        by_torch = _row_errors(named_outputs(model.eval(), manifest, rows), exact)
+        served = _row_errors(run(rows), exact)
+        ulp = float(np.spacing(np.float32(max(np.max(np.abs(array)) for array in exact.values()))))
         holds &= bool(np.median(served) <= 2 * np.median(by_torch) + 2 * ulp)
         measured[f"mean {mean:g}" if is_real else "all rows"] = {
             "torch_median": float(np.median(by_torch)),
@@ -139,17 +153,21 @@ def float64_error(model: nn.Module, run: Run, manifest: Manifest) -> Claim:
     )
 
 
-def _row_errors(got: Array, exact: Array) -> Array:
-    """The largest absolute error in each row: (N, ...) -> (N,)."""
-    errors: Array = np.abs(got.astype("f8") - exact).reshape(len(exact), -1).max(axis=1)
-    return errors
+def _in_float64(array: Array) -> Array:
+    return array.astype("f8") if array.dtype.kind == "f" else array
+
+
+def _row_errors(got: Arrays, exact: Arrays) -> Array:
+    """The largest absolute error in each row of any output: (N, ...) -> (N,)."""
+    errors = [np.abs(got[name] - array).reshape(len(array), -1).max(axis=1) for name, array in exact.items()]
+    largest: Array = np.max(errors, axis=0)
+    return largest
 
 
 def metric_preserved(model: nn.Module, run: Run, manifest: Manifest, held_out: HeldOut) -> Claim:
     """The held-out metrics by torch and by the runtime."""
     ours = held_out.metrics(_in_batches(run, held_out.inputs, manifest.max_rows))
-    (x,), (output,) = held_out.inputs.values(), manifest.outputs
-    theirs = held_out.metrics({output.name: forward(model.eval(), x)})
+    theirs = held_out.metrics(named_outputs(model.eval(), manifest, held_out.inputs))
     return Claim(
         claim="metric_preserved",
         holds=all(abs(ours[name] - theirs[name]) <= METRIC_TOLERANCE * abs(theirs[name]) for name in theirs),

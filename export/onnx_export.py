@@ -1,9 +1,10 @@
 """A torch module -> ONNX, whose initialisers point into ``model.safetensors`` and hold no byte of their own."""
 
+import inspect
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from onnx import GraphProto, ModelProto, TensorProto
@@ -15,29 +16,37 @@ from service.manifest import WEIGHTS_FILE, InputTensor, OutputTensor
 
 MAX_CONSTANT_ELEMENTS = 64  # a scale or a shape may live in the graph, a mask or a weight may not
 DIMENSIONS = ("batch", "time", "height", "width")
+_Sizes = dict[int, torch.export.Dim]  # axis -> the name of a size that varies
 
 
 def export_graph(
-    model: nn.Module, example: Tensor, input_: InputTensor, output: OutputTensor, weights: Mapping[str, Extent]
+    model: nn.Module,
+    example: Sequence[Tensor],
+    inputs: Sequence[InputTensor],
+    outputs: Sequence[OutputTensor],
+    weights: Mapping[str, Extent],
 ) -> ModelProto:
-    """The graph of ``model`` in eval mode; every size that is -1 in ``input_.shape`` varies.
+    """The graph of ``model`` in eval mode; every size that is -1 in an input's shape varies.
 
     Nothing is folded at export: a folded constant would no longer be the trained bytes. onnxruntime folds at load.
     Raises ExportError when a constant of the graph is not a tensor of the checkpoint.
     """
-    sizes = {axis: torch.export.Dim(DIMENSIONS[axis], min=1) for axis, size in enumerate(input_.shape) if size == -1}
+    sizes = [
+        {axis: torch.export.Dim(DIMENSIONS[axis], min=1) for axis, size in enumerate(tensor.shape) if size == -1}
+        for tensor in inputs
+    ]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.export's own deprecations, which nobody here can mend
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             model.eval(),
-            (example,),
+            tuple(example),
             dynamo=True,
             optimize=False,
             verbose=False,
-            dynamic_shapes=(sizes,),
-            input_names=[input_.name],
-            output_names=[output.name],
+            dynamic_shapes=_by_parameter(model, sizes),
+            input_names=[tensor.name for tensor in inputs],
+            output_names=[tensor.name for tensor in outputs],
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
@@ -45,6 +54,15 @@ def export_graph(
     _strip(graph)
     _point_into(graph, weights)
     return graph
+
+
+def _by_parameter(model: nn.Module, sizes: list[_Sizes]) -> tuple[_Sizes | tuple[_Sizes, ...], ...]:
+    """One entry for each parameter of ``forward``, as torch.export wants it: those of a ``*state`` are one tuple."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(sizes)
+    single = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*sizes[:single], tuple(sizes[single:]))
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:

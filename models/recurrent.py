@@ -52,7 +52,7 @@ class Cell(nn.Module):
     :meth:`project` takes what depends on x alone, all time steps at once; ``forward`` is one step of the recurrence.
     """
 
-    states = 1  # tensors carried from step to step
+    state: tuple[str, ...] = ("h",)  # what is carried from step to step
 
     def __init__(self, input_size: int, hidden_size: int, gates: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Cell(nn.Module):
     def initial_state(self, x: Tensor) -> State:
         """Zeros for every row of x (N, ...), (N, H) each."""
         # Each a tensor of its own: torch's scan takes no tensor twice.
-        return tuple(x.new_zeros(x.shape[0], self.hidden_size) for _ in range(self.states))
+        return tuple(x.new_zeros(x.shape[0], self.hidden_size) for _ in self.state)
 
     def project(self, x: Tensor) -> Tensor:
         """(N, T, input_size) -> (N, T, gates * H)."""
@@ -96,7 +96,7 @@ class LSTMCell(Cell):
     Each LN of a product spans all four gates. The LN of the cell is inside the tanh alone: c is carried on as it is.
     """
 
-    states = 2
+    state = ("h", "c")
 
     def __init__(self, input_size: int, hidden_size: int, *, normalised: bool) -> None:
         super().__init__(input_size, hidden_size, gates=4)
@@ -150,7 +150,7 @@ class GRUCell(Cell):
         return product[..., : 2 * self.hidden_size], product[..., 2 * self.hidden_size :]
 
 
-CELLS: dict[str, Callable[..., Cell]] = {"rnn": RNNCell, "lstm": LSTMCell, "gru": GRUCell}
+CELLS: dict[str, type[RNNCell | LSTMCell | GRUCell]] = {"rnn": RNNCell, "lstm": LSTMCell, "gru": GRUCell}
 
 
 class RecurrentLM(nn.Module):
@@ -163,9 +163,15 @@ class RecurrentLM(nn.Module):
         self.cell = CELLS[config.cell](config.embedding_size, config.hidden_size, normalised=config.normalised)
         self.head = nn.Linear(config.hidden_size, config.vocabulary_size)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """(N, T) -> logits (N, T, V), from a state of zeros."""
-        return self.with_state(ids)[0]
+    def forward(self, ids: Tensor, *state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, T) -> logits (N, T, V), from a state of zeros; given one, (N, H) each, also the last state.
+
+        The state is h, or h and c: a sequence may be cut anywhere, and what one piece ends with be given to the next.
+        """
+        if not state:
+            return self.with_state(ids)[0]
+        logits, after = self.with_state(ids, state)
+        return logits, *after
 
     def with_state(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """(N, T) and the state before it -> logits (N, T, V) and the state after it; None is a state of zeros."""

@@ -18,6 +18,7 @@ from service.manifest import (
     Claim,
     InputTensor,
     Manifest,
+    Tensor,
 )
 from service.protocol import DATATYPES, Array, Arrays
 
@@ -83,7 +84,7 @@ def runner(session: ort.InferenceSession, manifest: Manifest) -> Run:
     names = [tensor.name for tensor in manifest.outputs]
 
     def run(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        return dict(zip(names, session.run(names, complete(inputs, manifest)), strict=True))
 
     return run
 
@@ -93,6 +94,27 @@ def _sizes_agree(graph: Sequence[int | str | None], declared: Sequence[int]) -> 
     return len(graph) == len(declared) and all(
         not isinstance(size, int) or size == expected for size, expected in zip(graph, declared, strict=True)
     )
+
+
+def complete(inputs: Arrays, manifest: Manifest) -> Arrays:
+    """All inputs in the manifest's order: zeros for an optional one that was left out."""
+    if len(inputs) == len(manifest.inputs):
+        return inputs
+    shape = inputs[manifest.inputs[0].name].shape
+    return {
+        tensor.name: inputs[tensor.name] if tensor.name in inputs else zeros(tensor, shape)
+        for tensor in manifest.inputs
+    }
+
+
+def zeros(tensor: Tensor, shape: Sequence[int]) -> Array:
+    """An input of zeros, where the shape of the first input is ``shape``."""
+    return np.zeros(input_shape(tensor, shape), DATATYPES[tensor.datatype])
+
+
+def input_shape(tensor: Tensor, shape: Sequence[int]) -> list[int]:
+    """An input's shape where that of the first input is ``shape``: a size that varies is the one of the same axis."""
+    return [shape[axis] if size == -1 else size for axis, size in enumerate(tensor.shape)]
 
 
 def sample(tensor: InputTensor, shape: Sequence[int], rng: np.random.Generator, mean: float = 0.0) -> Array:
@@ -109,9 +131,18 @@ def sample(tensor: InputTensor, shape: Sequence[int], rng: np.random.Generator, 
 
 
 def probe_inputs(manifest: Manifest) -> list[Arrays]:
-    """The inputs of the manifest's probe, one entry a shape; a shape belongs to every input."""
+    """The inputs of the manifest's probe, one entry a shape, which is that of the first input."""
     rng = np.random.default_rng(manifest.probe.seed)
-    return [{tensor.name: sample(tensor, shape, rng) for tensor in manifest.inputs} for shape in manifest.probe.shapes]
+    return [samples(manifest, shape, rng) for shape in manifest.probe.shapes]
+
+
+def samples(manifest: Manifest, shape: Sequence[int], rng: np.random.Generator, mean: float = 0.0) -> Arrays:
+    """A sample of every input, where the first has this shape and, if it is real-valued, this mean."""
+    first, *others = manifest.inputs
+    return {
+        first.name: sample(first, shape, rng, mean),
+        **{tensor.name: sample(tensor, input_shape(tensor, shape), rng) for tensor in others},
+    }
 
 
 def max_difference(ours: Array, theirs: Array) -> dict[str, float | int]:
@@ -216,8 +247,7 @@ def thread_invariant(runs: dict[int, Run], batches: Sequence[Arrays], checked: C
 
 def invariance_rows(manifest: Manifest, shape: Sequence[int]) -> Arrays:
     """``max_rows`` seeded rows of a probe's shape, past its batch axis."""
-    rng = np.random.default_rng(manifest.probe.seed)
-    return {tensor.name: sample(tensor, (manifest.max_rows, *shape[1:]), rng) for tensor in manifest.inputs}
+    return samples(manifest, (manifest.max_rows, *shape[1:]), np.random.default_rng(manifest.probe.seed))
 
 
 def warm_up(run: Run, manifest: Manifest) -> None:

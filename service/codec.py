@@ -45,18 +45,24 @@ class Answer:
 
 
 def decode(request: InferenceRequest, manifest: Manifest) -> Arrays:
-    """The inputs as arrays in the manifest's order; with a batch axis, all of them have equally many rows.
+    """The inputs that were sent, in the manifest's order; with a batch axis, all of them have equally many rows.
 
     Raises InvalidInputError naming the tensor, what it was and what it must be, and TooManyRowsError.
     """
     if request.raw is not None:
         return _decode_raw(request.raw, manifest)
-    names = [tensor.name for tensor in request.inputs]
-    expected = [tensor.name for tensor in manifest.inputs]
-    if sorted(names) != sorted(expected):
-        raise InvalidInputError(f"the inputs are {shown(names)}, model {manifest.name} takes {expected}, each once")
     by_name = {tensor.name: tensor for tensor in request.inputs}
-    arrays = {tensor.name: _decode_tensor(by_name[tensor.name], tensor, manifest) for tensor in manifest.inputs}
+    required = {tensor.name for tensor in manifest.inputs if not tensor.optional}
+    known = {tensor.name for tensor in manifest.inputs}
+    if len(by_name) != len(request.inputs) or not required <= by_name.keys() <= known:
+        names = [tensor.name for tensor in request.inputs]
+        takes = [f"{tensor.name} (optional)" if tensor.optional else tensor.name for tensor in manifest.inputs]
+        raise InvalidInputError(f"the inputs are {shown(names)}, model {manifest.name} takes {takes}, each once")
+    arrays = {
+        tensor.name: _decode_tensor(by_name[tensor.name], tensor, manifest)
+        for tensor in manifest.inputs
+        if tensor.name in by_name
+    }
     if manifest.batch_axis is not None and len({len(array) for array in arrays.values()}) > 1:
         rows = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
         raise InvalidInputError(f"the inputs differ in rows: {rows}; the first size of each must be the same")
@@ -80,11 +86,11 @@ def _decode_tensor(sent: RequestInput, tensor: InputTensor, manifest: Manifest) 
 
 def _decode_raw(raw: memoryview, manifest: Manifest) -> Arrays:
     """A body that is one input's bytes: one row, and the one size that may vary follows from the byte count."""
-    tensor = manifest.inputs[0]
+    tensor, *others = [tensor for tensor in manifest.inputs if not tensor.optional]
     shape = list(tensor.shape)
     if manifest.batch_axis is not None:
         shape[manifest.batch_axis] = 1
-    if len(manifest.inputs) > 1 or shape.count(-1) > 1:
+    if others or shape.count(-1) > 1:
         raise InvalidInputError(
             f"{HEADER_LENGTH} is 0, but a raw body fits a model of one input with one variable size, "
             f"and model {manifest.name} takes {[f'{each.name} {each.shape}' for each in manifest.inputs]}"
@@ -188,12 +194,14 @@ def _check_bounds(array: Array, tensor: InputTensor) -> None:
 
 
 def wanted(request: InferenceRequest, manifest: Manifest) -> Wanted:
-    """The outputs to answer with, in the order asked for; all of them by default.
+    """The outputs to answer with, in the order asked for; by default all that are not ``on_request``.
 
     Raises InvalidInputError for a name the model does not have, or twice, and for FP16 in JSON.
     """
     by_name = {tensor.name: tensor for tensor in manifest.outputs}
-    asked = request.outputs or [RequestedOutput(name, request.binary_data_output) for name in by_name]
+    asked = request.outputs or [
+        RequestedOutput(tensor.name, request.binary_data_output) for tensor in manifest.outputs if not tensor.on_request
+    ]
     names = [output.name for output in asked]
     if not by_name.keys() >= set(names) or len(set(names)) != len(names):
         raise InvalidInputError(

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import operator
 import os
 import re
 import stat
@@ -64,6 +65,7 @@ def _datatype(name: str) -> str:
 
 Datatype = Annotated[str, AfterValidator(_datatype)]
 Dimension = Annotated[int, AfterValidator(_dimension)]
+Flag = Annotated[bool, Field(exclude_if=operator.not_)]  # written down only where it is true
 Checked = Literal["export", "start"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -87,12 +89,18 @@ class Tensor(_Part):
 
 
 class OutputTensor(Tensor):
-    """An output."""
+    """An output; one that is ``on_request`` is answered only when the request names it."""
+
+    on_request: Flag = False
 
 
 class InputTensor(Tensor):
-    """An input, with what it may hold. A bound that is not given is not checked."""
+    """An input, with what it may hold; one that is ``optional`` is zeros when left out.
 
+    A bound that is not given is not checked.
+    """
+
+    optional: Flag = False
     minimum: float | None = None
     maximum: float | None = None
     max_shape: list[int] | None = None
@@ -192,6 +200,16 @@ class Manifest(_Part):
         for tensor in (*self.inputs, *self.outputs):
             if self.batch_axis is not None and tensor.shape[:1] != [-1]:
                 raise ValueError(f"{tensor.name} has shape {tensor.shape}; with batch_axis 0 its first size must be -1")
+        first, *others = self.inputs
+        if first.optional:
+            raise ValueError(f"{first.name} is optional, which the first input cannot be")
+        for tensor in others:
+            if tensor.optional and -1 in tensor.shape[self.batch_axis is not None :]:
+                raise ValueError(f"{tensor.name} is optional and varies in size: its zeros could be of any size")
+            if -1 in tensor.shape[len(first.shape) :]:
+                raise ValueError(f"{tensor.name} {tensor.shape} varies where {first.name} {first.shape} has no axis")
+        if all(tensor.on_request for tensor in self.outputs):
+            raise ValueError("every output is on_request, one must always be answered")
         for tensors in (self.inputs, self.outputs):
             if len({tensor.name for tensor in tensors}) != len(tensors):
                 raise ValueError("two tensors have the same name")

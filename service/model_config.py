@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.manifest import InputTensor, Manifest, Tensor
+from service.manifest import Manifest, Tensor
 from service.settings import Settings
 
 
@@ -41,8 +41,4 @@ def _tensor(tensor: Tensor, batches: bool) -> dict[str, Any]:
         "data_type": f"TYPE_{tensor.datatype}",
         "dims": tensor.shape[1:] if batches else tensor.shape,
     }
-    if isinstance(tensor, InputTensor):
-        described |= tensor.model_dump(
-            include={"minimum", "maximum", "max_shape", "scale", "meaning"}, exclude_none=True
-        )
-    return described
+    return described | tensor.model_dump(exclude={"name", "datatype", "shape"}, exclude_none=True)

@@ -14,6 +14,7 @@ from export.certify import (
     forward,
     main_metric,
     metric_preserved,
+    named_outputs,
     train_eval_identical,
     training_mode,
 )
@@ -21,7 +22,7 @@ from export.held_out import HeldOut
 from models.layer_norm import LayerNorm
 from models.mlp import MLP, MLPConfig
 from service.certificate import batch_invariant, probe_inputs, thread_invariant, torch_onnx_parity
-from service.manifest import Certificate, Claim, Dataset, Manifest, Probe
+from service.manifest import Certificate, Claim, Dataset, InputTensor, Manifest, OutputTensor, Probe
 
 COLUMNS = 8
 Array = np.ndarray
@@ -75,19 +76,19 @@ def normal_rows(count: int = 32) -> Array:
 
 def test_layer_norm_is_identical_in_train_and_eval_mode_and_in_any_company() -> None:
     model = mlp("layer")
-    claim = train_eval_identical(model, normal_rows())
+    claim = train_eval_identical(model, manifest_of(model), {"x": normal_rows()})
     assert claim.holds
     assert claim.measured == {"rows_compared": 32, "mismatching_rows": 0, "max_abs": 0.0}
-    assert training_mode(model, normal_rows())["mismatching_rows"] == 0
+    assert training_mode(model, manifest_of(model), {"x": normal_rows()})["mismatching_rows"] == 0
 
 
 def test_batch_norm_is_neither() -> None:
     model = mlp("batch")
-    claim = train_eval_identical(model, normal_rows())
+    claim = train_eval_identical(model, manifest_of(model), {"x": normal_rows()})
     assert not claim.holds
     assert claim.measured["mismatching_rows"] > 0
     assert claim.measured["max_abs"] > 0
-    alone = training_mode(model, normal_rows())
+    alone = training_mode(model, manifest_of(model), {"x": normal_rows()})
     assert alone["mismatching_rows"] == alone["rows_compared"] == 8
     assert alone["max_abs"] > 0
 
@@ -95,7 +96,7 @@ def test_batch_norm_is_neither() -> None:
 @pytest.mark.parametrize("measure", [train_eval_identical, training_mode])
 def test_dropout_is_left_out_of_the_comparison(measure: Any) -> None:
     model = mlp("layer", dropout=0.5)
-    figures = measure(model, normal_rows())
+    figures = measure(model, manifest_of(model), {"x": normal_rows()})
     figures = figures.measured if isinstance(figures, Claim) else figures
     assert figures["mismatching_rows"] == 0
     assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.5]
@@ -115,21 +116,69 @@ class Recurrent(nn.Module):
 
 def test_every_kind_of_dropout_is_left_out() -> None:
     torch.manual_seed(0)
-    assert train_eval_identical(Recurrent(), normal_rows()).holds
+    model = Recurrent()
+    assert train_eval_identical(model, manifest_of(model), {"x": normal_rows()}).holds
 
 
 def test_few_rows_are_compared_as_far_as_they_go() -> None:
-    assert training_mode(mlp("layer"), normal_rows(6))["rows_compared"] == 3
+    model = mlp("layer")
+    assert training_mode(model, manifest_of(model), {"x": normal_rows(6)})["rows_compared"] == 3
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("measure", [train_eval_identical, training_mode])
 def test_comparing_modes_leaves_the_model_as_it_was(measure: Any, training: bool) -> None:
-    model = mlp("batch").train(training)
+    model = mlp("batch")
+    manifest = manifest_of(model)
+    model.train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    measure(model, normal_rows())
+    measure(model, manifest, {"x": normal_rows()})
     assert model.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Carrying(nn.Module):
+    """Two outputs, of which the second depends on the batch in training mode, and an optional second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(COLUMNS)
+
+    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        return x + before, self.norm(x)
+
+
+def carrying_manifest() -> Manifest:
+    tensor = {"datatype": "FP32", "shape": [-1, COLUMNS]}
+    return manifest_of(mlp("layer")).model_copy(
+        update={
+            "inputs": [InputTensor(name="x", **tensor), InputTensor(name="before", **tensor, optional=True)],
+            "outputs": [OutputTensor(name="sum", **tensor), OutputTensor(name="y", **tensor, on_request=True)],
+        }
+    )
+
+
+def test_every_output_counts_and_an_input_left_out_is_zeros() -> None:
+    model, x = Carrying().eval(), normal_rows()
+    outputs = named_outputs(model, carrying_manifest(), {"x": x})
+    assert list(outputs) == ["sum", "y"]
+    assert outputs["sum"].tobytes() == x.tobytes()
+    claim = train_eval_identical(model, carrying_manifest(), {"x": x, "before": x})
+    assert claim.measured["mismatching_rows"] == claim.measured["rows_compared"] == 32
+    moved = training_mode(model, carrying_manifest(), {"x": x, "before": x})
+    assert moved["mismatching_rows"] == moved["rows_compared"] == 8
+
+
+def test_float64_error_of_a_row_is_that_of_its_worst_output() -> None:
+    model, manifest = Carrying(), carrying_manifest()
+
+    def run(inputs: dict[str, Array]) -> dict[str, Array]:
+        return named_outputs(model.eval(), manifest, inputs)
+
+    assert float64_error(model, run, manifest).holds
+    off = float64_error(model, lambda inputs: run(inputs) | {"y": run(inputs)["y"] + np.float32(1e-4)}, manifest)
+    assert not off.holds
+    assert off.measured["mean 0"]["served_median"] == pytest.approx(1e-4, rel=0.1)
 
 
 # torch_onnx_parity
@@ -348,7 +397,7 @@ def test_main_metric_is_the_first_one_and_there_is_none_without_held_out_data() 
     assert metric.name == "accuracy"
     assert metric.torch == 1.0
     assert metric.served == pytest.approx(20 / 21)
-    assert main_metric([train_eval_identical(model, normal_rows())]) is None
+    assert main_metric([train_eval_identical(model, manifest_of(model), {"x": normal_rows()})]) is None
 
 
 # the whole certificate

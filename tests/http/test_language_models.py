@@ -41,6 +41,51 @@ def test_any_length_is_answered_as_torch_answers_and_bitwise_as_alone(
     np.testing.assert_allclose(logits, by_torch, rtol=1e-4, atol=1e-4)
 
 
+STATES = {"ln-rnn-charlm": "h", "ln-lstm-charlm": "hc", "ln-gru-charlm": "h", "lstm-charlm": "hc"}
+
+
+@pytest.mark.parametrize(("name", "letters"), STATES.items())
+def test_a_text_cut_in_pieces_whose_state_is_handed_on_gives_the_bits_of_the_whole(
+    address: str, name: str, letters: str
+) -> None:
+    def logits_and_state(
+        client: triton.InferenceServerClient, ids: np.ndarray, before: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        inputs = [triton.InferInput("ids", list(ids.shape), "INT64").set_data_from_numpy(ids)]
+        for letter, array in before.items():
+            inputs.append(triton.InferInput(f"initial_{letter}", list(array.shape), "FP32").set_data_from_numpy(array))
+        wanted = [triton.InferRequestedOutput(each) for each in ("logits", *(f"final_{letter}" for letter in letters))]
+        answer = client.infer(name, inputs, outputs=wanted)
+        return answer.as_numpy("logits"), {letter: answer.as_numpy(f"final_{letter}") for letter in letters}
+
+    ids = topics().test_ids[:150].reshape(3, 50)
+    with triton.InferenceServerClient(address.removeprefix("http://")) as client:
+        whole, after_whole = logits_and_state(client, ids, {})
+        pieces, state = [], dict[str, np.ndarray]()
+        for piece in np.split(ids, [1, 20], axis=1):  # 1, 19 and 30 characters
+            logits, state = logits_and_state(client, piece, state)
+            pieces.append(logits)
+        only_logits = client.infer(name, [triton.InferInput("ids", [3, 50], "INT64").set_data_from_numpy(ids)])
+    assert np.concatenate(pieces, axis=1).tobytes() == whole.tobytes()
+    assert {letter: array.tobytes() for letter, array in state.items()} == {
+        letter: array.tobytes() for letter, array in after_whole.items()
+    }
+    assert [output["name"] for output in only_logits.get_response()["outputs"]] == ["logits"]
+
+
+def test_a_state_of_another_size_is_refused_with_the_size_it_must_have(address: str) -> None:
+    ids, state = np.zeros((2, 3), "i8"), np.zeros((2, 7), "f4")
+    inputs = [
+        triton.InferInput("ids", [2, 3], "INT64").set_data_from_numpy(ids),
+        triton.InferInput("initial_h", [2, 7], "FP32").set_data_from_numpy(state),
+    ]
+    with (
+        triton.InferenceServerClient(address.removeprefix("http://")) as client,
+        pytest.raises(triton.InferenceServerException, match=r"initial_h has shape \[2, 7\].*\[-1, 128\]"),
+    ):
+        client.infer("ln-gru-charlm", inputs)
+
+
 def test_a_client_can_encode_text_with_the_manifests_alphabet() -> None:
     manifest = Manifest.load(ARTIFACTS / "ln-lstm-charlm" / "1")
     assert manifest.alphabet is not None

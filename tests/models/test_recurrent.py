@@ -73,7 +73,7 @@ EQUATIONS: dict[str, Callable[..., tuple[Array, ...]]] = {
 def test_a_normalised_cell_computes_the_papers_equations(kind: str) -> None:
     cell = cell_of(kind, normalised=True)
     rng = np.random.default_rng(0)
-    x, state = rng.standard_normal((11, 3, I)), tuple(rng.standard_normal((3, H)) for _ in range(cell.states))
+    x, state = rng.standard_normal((11, 3, I)), tuple(rng.standard_normal((3, H)) for _ in cell.state)
     projected = cell.project(torch.from_numpy(x))
     carried = tuple(map(torch.from_numpy, state))
     for step in range(11):
@@ -134,7 +134,7 @@ def test_without_normalisation_a_cell_is_torch_nns(kind: str) -> None:
 def test_gradients_are_those_of_finite_differences(kind: str, normalised: bool) -> None:
     cell = cell_of(kind, normalised=normalised)
     x = torch.randn(2, I, dtype=torch.float64, requires_grad=True)
-    state = [torch.randn(2, H, dtype=torch.float64, requires_grad=True) for _ in range(cell.states)]
+    state = [torch.randn(2, H, dtype=torch.float64, requires_grad=True) for _ in cell.state]
     assert torch.autograd.gradcheck(lambda x, *state: cell(cell.project(x), state), (x, *state))
 
 
@@ -153,7 +153,7 @@ def test_a_normalised_cell_does_not_see_the_scale_and_centre_of_its_products(
             for block in blocks:
                 weight[block] = scale * weight[block] + torch.randn(weight.shape[1], dtype=torch.float64)
     x = torch.randn(2, I, dtype=torch.float64)
-    state = tuple(torch.randn(2, H, dtype=torch.float64) for _ in range(cell.states))
+    state = tuple(torch.randn(2, H, dtype=torch.float64) for _ in cell.state)
     for ours, theirs in zip(cell(cell.project(x), state), changed(changed.project(x), state), strict=True):
         # eps is not scaled along: O(eps / variance) remains
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

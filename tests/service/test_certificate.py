@@ -66,6 +66,31 @@ def test_a_thread_count_that_changes_a_bit_is_found_out(manifest_of: ManifestOf)
     assert holds(here)["torch_onnx_parity"] is True
 
 
+def test_an_optional_input_that_is_left_out_is_zeros_of_the_first_ones_rows(manifest_of: ManifestOf) -> None:
+    tensor = {"datatype": "FP32", "shape": [-1, 3]}
+    state = {"name": "h", "datatype": "FP64", "shape": [-1, 2], "optional": True}
+    manifest = manifest_of(inputs=[{"name": "x", **tensor}, {"name": "g", **tensor, "optional": True}, state])
+    x, g, h = np.ones((4, 3), "f4"), np.ones((4, 3), "f4"), np.zeros((4, 2))
+    completed = certificate.complete({"x": x, "g": g}, manifest)
+    assert list(completed) == ["x", "g", "h"]
+    assert completed["x"] is x
+    assert completed["g"] is g
+    assert (completed["h"].dtype, completed["h"].tobytes()) == (h.dtype, h.tobytes())
+    assert not certificate.complete({"x": x, "h": h}, manifest)["g"].any()
+
+
+def test_every_input_is_sampled_and_only_the_first_has_the_mean(manifest_of: ManifestOf) -> None:
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [-1, -1]},
+        {"name": "h", "datatype": "FP32", "shape": [-1, 2], "optional": True},
+    ]
+    drawn = certificate.samples(manifest_of(inputs=inputs), (64, 9), np.random.default_rng(0), mean=1e3)
+    assert {name: array.shape for name, array in drawn.items()} == {"x": (64, 9), "h": (64, 2)}
+    assert drawn["x"].mean() == pytest.approx(1e3, abs=1)
+    assert abs(drawn["h"].mean()) < 1
+    assert drawn["h"].any()
+
+
 @pytest.mark.parametrize(("error", "parity"), [(0.9e-5, True), (3e-5, False), (np.nan, False)])
 def test_parity_is_judged_by_the_manifests_tolerance(manifest_of: ManifestOf, error: float, parity: bool) -> None:
     zero = manifest_of()

@@ -232,6 +232,37 @@ def test_without_a_batch_axis_rows_are_not_capped(manifest_of: ManifestOf) -> No
     assert codec.decode(request, manifest_of(batch_axis=None))["x"].shape == (9, 3)
 
 
+STATEFUL = {
+    "inputs": [
+        {"name": "x", "datatype": "FP32", "shape": [-1, -1]},
+        {"name": "h", "datatype": "FP32", "shape": [-1, 2], "optional": True},
+    ]
+}
+
+
+def test_an_optional_input_may_be_left_out_a_required_one_may_not(manifest_of: ManifestOf) -> None:
+    manifest, x, h = manifest_of(**STATEFUL), np.ones((3, 5), "f4"), np.ones((3, 2), "f4")
+    datatypes = {"x": "FP32", "h": "FP32"}
+    assert list(codec.decode(sent_as_binary({"h": h, "x": x}, datatypes), manifest)) == ["x", "h"]
+    assert list(codec.decode(sent_as_binary({"x": x}, datatypes), manifest)) == ["x"]
+    with pytest.raises(InvalidInputError, match=r"inputs are \['h'\], model m takes \['x', 'h \(optional\)'\]"):
+        codec.decode(sent_as_binary({"h": h}, datatypes), manifest)
+    with pytest.raises(InvalidInputError, match="differ in rows: x 3, h 1"):
+        codec.decode(sent_as_binary({"x": x, "h": h[:1]}, datatypes), manifest)
+
+
+def test_an_input_sent_twice_is_refused_though_others_are_optional(manifest_of: ManifestOf) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+    request = parse(orjson.dumps({"inputs": [tensor, tensor]}), None)
+    with pytest.raises(InvalidInputError, match=r"inputs are \['x', 'x'\].* each once"):
+        codec.decode(request, manifest_of(**STATEFUL))
+
+
+def test_a_raw_body_is_the_one_input_that_is_not_optional(manifest_of: ManifestOf) -> None:
+    request = parse(np.arange(7, dtype="f4").tobytes(), "0")
+    assert codec.decode(request, manifest_of(**STATEFUL))["x"].tolist() == [[0, 1, 2, 3, 4, 5, 6]]
+
+
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 
 TWO_OUTPUTS = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("y", "z")]
@@ -253,6 +284,19 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(mani
     ]
     assert answer.body[answer.json_length :] == struct.pack("<f", 1.5)
     assert json.loads(answer.body[: answer.json_length])["id"] == "7"
+
+
+def test_an_output_on_request_is_sent_when_it_is_named_and_else_not(manifest_of: ManifestOf) -> None:
+    manifest = manifest_of(outputs=[TWO_OUTPUTS[0], TWO_OUTPUTS[1] | {"on_request": True}])
+    arrays = {"y": np.array([1.5], "f4"), "z": np.array([2.5], "f4")}
+
+    def names(**more: Any) -> list[str]:
+        wanted = codec.wanted(sent_as_json("FP32", [1, 3], [1, 2, 3], **more), manifest)
+        return [output["name"] for output in outputs_of(codec.encode(wanted, manifest, arrays))]
+
+    assert names() == ["y"]
+    assert names(outputs=[{"name": "z"}]) == ["z"]
+    assert names(outputs=[{"name": "y"}, {"name": "z"}]) == ["y", "z"]
 
 
 def test_a_part_of_a_batch_is_sent_row_by_row(manifest_of: ManifestOf) -> None:

@@ -12,6 +12,7 @@ from service.manifest import ArtifactError, Manifest, Probe
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
+X = {"name": "x", "datatype": "FP32", "shape": [-1, 64]}
 CLAIM = {"claim": "c", "holds": True, "measured": {}, "how": "", "checked": "export"}
 
 
@@ -30,6 +31,18 @@ def test_what_is_written_is_read_back(manifest_of: Callable[..., Manifest], tmp_
     for manifest in (manifest_of(), manifest_of(batch_axis=None, alphabet="ab")):
         (tmp_path / "manifest.json").write_text(manifest.to_json())
         assert Manifest.load(tmp_path) == manifest
+
+
+def test_a_flag_is_written_down_only_where_it_is_set(manifest_of: Callable[..., Manifest]) -> None:
+    assert "optional" not in manifest_of().to_json()
+    assert "on_request" not in manifest_of().to_json()
+    x = {"name": "x", "datatype": "FP32", "shape": [-1, 3]}
+    manifest = manifest_of(
+        inputs=[x, x | {"name": "h", "optional": True}], outputs=[x, x | {"name": "y", "on_request": True}]
+    )
+    document = json.loads(manifest.to_json())
+    assert document["inputs"][1]["optional"] is document["outputs"][1]["on_request"] is True
+    assert Manifest.model_validate(document) == manifest
 
 
 def test_a_probes_outputs_are_kept_to_the_bit() -> None:
@@ -78,6 +91,19 @@ def test_a_probes_outputs_are_kept_to_the_bit() -> None:
                 }
             },
             "checked at start, which only a service can",
+        ),
+        ({"inputs": [X | {"optional": True}]}, "x is optional, which the first input cannot be"),
+        (
+            {"inputs": [X, {"name": "z", "datatype": "FP32", "shape": [-1, -1], "optional": True}]},
+            "z is optional and varies in size",
+        ),
+        (
+            {"inputs": [X, {"name": "z", "datatype": "FP32", "shape": [-1, 2, -1]}]},
+            r"z \[-1, 2, -1\] varies where x \[-1, 64\] has no axis",
+        ),
+        (
+            {"outputs": [{"name": "y", "datatype": "FP32", "shape": [-1], "on_request": True}]},
+            "every output is on_request",
         ),
         ({"batch_axes": 0}, "batch_axes: Extra inputs are not permitted"),
     ],
