@@ -9,7 +9,7 @@ import torch
 
 from experiments.folders import Folders
 from experiments.progress import progress_bar
-from experiments.results import read_results, versions, write_results
+from experiments.results import machine, read_results, versions, write_results
 
 Cell = dict[str, Any]  # what sets it apart from the others: a placement, a learning rate, a seed
 Row = dict[str, Any]  # a cell, and beside it what was found
@@ -27,10 +27,13 @@ def run_cells(
     """Each cell with what ``measure(cell, config)`` found, in the order of ``cells``.
 
     A cell that stands in the results, of the same config and versions, is not measured again: an interrupted run goes
-    on, and a finished one is only drawn anew. ``measure`` runs in another process, on one thread; of what it returns,
-    ``loss`` is shown while the others run; it is None where there is none.
+    on, on whichever machine (``machines`` in the results names them all), and a finished one is only drawn anew.
+    ``measure`` runs in another process, on one thread; of what it returns, ``loss`` is shown while the others run; it
+    is None where there is none.
     """
-    found = {} if not _alike(done := read_results(experiment, folders.results), config) else _by_key(done["cells"])
+    done = read_results(experiment, folders.results)
+    found, machines = (_by_key(done["cells"]), done["machines"]) if _alike(done, config) else ({}, [])
+    machines = [*machines, here] if (here := machine()) not in machines else machines
     missing = [cell for cell in cells if _key(cell) not in found]
     tasks = (joblib.delayed(_measure)(measure, cell, config) for cell in missing)
     with progress_bar() as progress:
@@ -38,7 +41,7 @@ def run_cells(
         for row in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator_unordered")(tasks):
             found[_key(row["cell"])] = row
             rows = [found[_key(cell)] for cell in cells if _key(cell) in found]
-            write_results(experiment, {"config": config, "cells": rows}, folders.results)
+            write_results(experiment, {"config": config, "machines": machines, "cells": rows}, folders.results)
             loss = "no loss" if row["loss"] is None else f"loss {row['loss']:.4f}"
             progress.update(task, advance=1, last=" ".join(map(str, row["cell"].values())) + f": {loss}")
     return [found[_key(cell)] for cell in cells]

@@ -14,7 +14,7 @@ def write_results(name: str, results: dict[str, Any], folder: Path) -> Path:
     """Write ``folder/name.json``, whole or not at all, with the versions and the machine beside the results."""
     folder.mkdir(parents=True, exist_ok=True)
     file, unfinished = folder / f"{name}.json", folder / f".{name}.json"
-    document = {"experiment": name, **results, "versions": versions(), "machine": _machine()}
+    document = {"experiment": name, **results, "versions": versions(), "machine": machine()}
     unfinished.write_text(json.dumps(document, indent=1) + "\n")
     unfinished.replace(file)
     return file
@@ -31,7 +31,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """The processor's name, and how many cores there are."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

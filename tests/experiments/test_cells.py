@@ -7,7 +7,7 @@ import pytest
 
 from experiments.cells import grouped, run_cells
 from experiments.folders import Folders
-from experiments.results import read_results
+from experiments.results import machine, read_results, write_results
 
 CELLS = [{"size": size} for size in (1, 2, 3)]
 
@@ -44,6 +44,17 @@ def test_a_run_goes_on_after_the_cells_that_are_finished(folders: Folders, log: 
     run_cells("grid", config, CELLS[:2], measure, folders)
     assert len(run_cells("grid", config, CELLS, measure, folders)) == 3
     assert measured(log) == [1, 2, 3]
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_machines(folders: Folders, log: Path) -> None:
+    config = {"log": str(log), "factor": 2.0}
+    run_cells("grid", config, CELLS[:2], measure, folders)
+    here = read_results("grid", folders.results)["machines"]
+    assert here == [machine()]
+    elsewhere = {"processor": "another", "cores": 64}
+    write_results("grid", read_results("grid", folders.results) | {"machines": [elsewhere]}, folders.results)
+    run_cells("grid", config, CELLS, measure, folders)
+    assert read_results("grid", folders.results)["machines"] == [elsewhere, machine()]
 
 
 def test_another_config_measures_everything_again(folders: Folders, log: Path) -> None:
