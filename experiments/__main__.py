@@ -17,6 +17,7 @@ from experiments import (
     gradient_norm,
     invariance,
     layer_dependency,
+    omega_fold,
     output_change,
 )
 from experiments.folders import COMMITTED, QUICK
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
     gradient_norm.NAME: gradient_norm.run,
     invariance.NAME: invariance.run,
     layer_dependency.NAME: layer_dependency.run,
+    omega_fold.NAME: omega_fold.run,
     output_change.NAME: output_change.run,
 }
 
