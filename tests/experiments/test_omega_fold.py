@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.folders import Folders
-from experiments.omega_fold import CONFIG, MODEL, run, sessions
+from experiments.omega_fold import CONFIG, MODEL, both, run
 from experiments.results import read_results
 from export.topics import held_out_topics
 
@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_folded_model_answers_as_the_served_one_and_is_not_the_same() -> None:
-    both = sessions(ROOT / "artifacts" / MODEL / "1" / "model.safetensors")
+    models = both(ROOT / "artifacts" / MODEL / "1" / "model.safetensors")
     ids = held_out_topics().inputs["ids"][:5, :40]
-    unfolded, folded = (session.run(None, {"ids": ids})[0] for session in both.values())
+    unfolded, folded = (model(ids) for model in models.values())
     assert unfolded.tobytes() != folded.tobytes()  # another order of roundings
     np.testing.assert_allclose(folded, unfolded, rtol=1e-4, atol=1e-4)
 
