@@ -35,7 +35,7 @@ def served(model: nn.Module) -> Callable[[Array], Array]:
     example = [torch.from_numpy(zeros(tensor, spec.example_shape)) for tensor in spec.inputs]
     graph = export_graph(model, example, spec.inputs, spec.outputs, extents(weights))
     session = open_session(graph.SerializeToString(), weights, 1)
-    return lambda ids: session.run(None, {"ids": ids})[0]  # type: ignore[no-any-return]
+    return lambda ids: session.run(None, {"ids": ids})[0]
 
 
 def both(checkpoint: Path) -> dict[str, Callable[[Array], Array]]:
