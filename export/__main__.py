@@ -11,34 +11,59 @@ from rich.table import Table
 from export.artifact import export_artifact
 from export.catalog import CATALOG, REFERENCE_MODELS
 from export.errors import ExportError
-from service.manifest import ArtifactError, Manifest
+from export.op_certificates import op_certificates
+from export.op_graphs import write_op_graphs
+from service.manifest import CERTIFICATES_FILE, ArtifactError, Certificate
 
 ARTIFACTS = Path("artifacts")
+OPERATIONS = "operations"
+OPERATION_GRAPHS = Path("service/graphs")
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Export the models named, or all reference models; 1 when one of them cannot be exported as promised."""
+    """Export what is named, or everything that is kept; 1 when something cannot be exported as promised."""
     options = _options(arguments)
     status = 0
-    for name in options.models or REFERENCE_MODELS:
+    for name in options.names:
         try:
             with console.status(f"exporting {name}"):
-                manifest = export_artifact(CATALOG[name], options.repository)
+                certificates = (
+                    export_operations(OPERATION_GRAPHS)
+                    if name == OPERATIONS
+                    else [export_artifact(CATALOG[name], options.repository).certificate]
+                )
         except (ExportError, ArtifactError) as error:
             console.print(f"[red]{name} was not exported:[/red] {error}", highlight=False, soft_wrap=True)
             status = 1
         else:
-            console.print(certificate_table(manifest))
+            for certificate in certificates:
+                console.print(certificate_table(certificate))
     return status
+
+
+def export_operations(folder: Path) -> list[Certificate]:
+    """Write the graphs of the normalisation operations and, beside them, what was measured of them.
+
+    Raises ExportError when a claim does not hold.
+    """
+    write_op_graphs(folder)
+    certificates = op_certificates(folder)
+    for certificate in certificates.root:
+        for claim in certificate.claims:
+            if not claim.holds:
+                raise ExportError(f"{certificate.model_name}: {claim.claim} does not hold: {claim.measured}")
+    (folder / CERTIFICATES_FILE).write_text(certificates.model_dump_json(indent=1) + "\n")
+    return certificates.root
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m export", description="Export models from their checkpoints.")
     parser.add_argument(
-        "models",
+        "names",
         nargs="*",
         metavar="MODEL",
-        help=f"one of {', '.join(CATALOG)}; default: {' '.join(REFERENCE_MODELS)}",
+        help=f"one of {', '.join(CATALOG)}, or {OPERATIONS} for the graphs of the normalisation operations; "
+        f"default: {' '.join(REFERENCE_MODELS)} and, unless --repository is given, {OPERATIONS}",
     )
     parser.add_argument(
         "--repository",
@@ -47,20 +72,24 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help="folder of models: each checkpoint is read from it, its graph and manifest go beside it (%(default)s)",
     )
     options = parser.parse_args(arguments)
-    for name in options.models:
+    is_elsewhere = options.repository.resolve() != ARTIFACTS.resolve()
+    for name in options.names:
+        if name == OPERATIONS:
+            continue
         if name not in CATALOG:
             parser.error(f"there is no model {name!r}; the models are {', '.join(CATALOG)}")
-        if CATALOG[name].trained_by is None and options.repository.resolve() == ARTIFACTS.resolve():
+        if CATALOG[name].trained_by is None and not is_elsewhere:
             parser.error(f"{name} has random weights and is not kept: name another folder with --repository")
+    options.names = options.names or [*REFERENCE_MODELS, *([] if is_elsewhere else [OPERATIONS])]
     return options
 
 
-def certificate_table(manifest: Manifest) -> Table:
+def certificate_table(certificate: Certificate) -> Table:
     """The certificate, a claim a line."""
-    table = Table(title=f"{manifest.name}, version {manifest.version}", title_justify="left")
+    table = Table(title=f"{certificate.model_name}, version {certificate.model_version}", title_justify="left")
     for column in ("claim", "holds", "measured"):
         table.add_column(column, overflow="fold")
-    for claim in manifest.certificate.claims:
+    for claim in certificate.claims:
         holds = "[green]yes[/green]" if claim.holds else "[red]no[/red]"
         table.add_row(
             claim.claim, holds, "\n".join(f"{key}: {_figure(value)}" for key, value in claim.measured.items())

@@ -57,13 +57,24 @@ def open_session(graph: bytes, weights: bytes, intra_op_threads: int) -> ort.Inf
     options = session_options(intra_op_threads)
     options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
     try:
-        return ort.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
-        )
+        return _session(graph, options)
     except Exception as error:  # onnxruntime has no common base class for its errors
         raise ArtifactError(
             f"{GRAPH_FILE} cannot be loaded: it is damaged, or it refers to data outside {WEIGHTS_FILE}"
         ) from error
+
+
+def open_graph(graph: bytes, intra_op_threads: int) -> Run:
+    """A graph that has no weights of its own: arrays in, all outputs out, both by name."""
+    session = _session(graph, session_options(intra_op_threads))
+    names = [node.name for node in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _session(graph: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(
+        graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+    )
 
 
 def runner(session: ort.InferenceSession, manifest: Manifest) -> Run:

@@ -2,6 +2,7 @@
 
 ServiceError
 ├── InvalidInputError          400
+│   └── OverflowingInputError  400
 ├── ModelNotFoundError         404
 ├── BodyTooLargeError          413
 ├── TooManyRowsError           413
@@ -23,6 +24,15 @@ class ServiceError(Exception):
 
 class InvalidInputError(ServiceError):
     """The request is not what the protocol or the model's metadata asks for."""
+
+
+class OverflowingInputError(InvalidInputError):
+    """Values so large that an operation's variance is not a number of the largest datatype."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(
+            f"x has values too far apart for {operation}: their variance is beyond the largest number of FP64"
+        )
 
 
 class ModelNotFoundError(ServiceError):
@@ -82,6 +92,7 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 2, 60
 
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 400,
+    OverflowingInputError: 400,
     ModelNotFoundError: 404,
     BodyTooLargeError: 413,
     TooManyRowsError: 413,

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from service.protocol import DATATYPES, Array, Arrays, TensorMetadata
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
+CERTIFICATES_FILE = "certificates.json"  # of the operations
 MAX_MANIFEST_BYTES = 16 * 2**20  # a manifest holds a probe's outputs, not a data set
 
 # A name is looked up, never joined to a path; the pattern keeps it printable in a URL, a label and a log all the same.
@@ -171,6 +172,10 @@ class Certificate(_Part):
     model_name: str
     model_version: str
     claims: list[Claim]
+
+
+class Certificates(RootModel[list[Certificate]]):
+    """The certificates of the operations, which have no manifest: their graphs ship with the service."""
 
 
 class Manifest(_Part):
