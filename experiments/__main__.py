@@ -19,6 +19,8 @@ from experiments import (
     layer_dependency,
     omega_fold,
     output_change,
+    recurrent,
+    step_time,
 )
 from experiments.folders import COMMITTED, QUICK
 
@@ -33,6 +35,8 @@ EXPERIMENTS: dict[str, Callable[..., list[str]]] = {
     layer_dependency.NAME: layer_dependency.run,
     omega_fold.NAME: omega_fold.run,
     output_change.NAME: output_change.run,
+    recurrent.NAME: recurrent.run,
+    step_time.NAME: step_time.run,
 }
 
 
