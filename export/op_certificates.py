@@ -1,6 +1,7 @@
 """What is measured of the normalisation operations: their error against torch's own, and that threads change no bit."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from export.certify import MEANS
 from export.held_out import Array, Arrays
+from export.op_graphs import NAMES
 from service.certificate import Run, open_graph, thread_invariant
 from service.manifest import Certificate, Certificates, Claim
 
@@ -23,12 +25,15 @@ DTYPES: dict[str, type[np.floating]] = {"FP32": np.float32, "FP64": np.float64}
 
 @dataclass(frozen=True)
 class Trial:
-    """A graph, the axes its statistics are of, the shapes it takes, and torch's kernel for the same."""
+    """The graphs of an operation, shapes they take, and torch's kernel for the same.
 
-    graph: str
-    x: tuple[int, ...]
-    affine: tuple[int, ...]
-    axes: tuple[int, ...]
+    graphs: by the datatype that is asked for, ``<name>.<datatype it computes in>``. x is (R, G, K).
+    """
+
+    what: str
+    graphs: dict[str, str]
+    x: tuple[int, int, int]
+    affine: tuple[int, int]
     by_torch: Callable[[dict[str, Tensor]], Tensor]
     running: bool = False
 
@@ -42,17 +47,20 @@ def _layer_norm(inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _rms_norm(inputs: dict[str, Tensor]) -> Tensor:
-    return F.rms_norm(inputs["x"], inputs["x"].shape[-1:], inputs["weight"], EPS) + inputs["bias"]
+    weight, bias = _affine(inputs)
+    return F.rms_norm(inputs["x"], inputs["x"].shape[-1:], weight, EPS) + bias
 
 
 def _group_norm(inputs: dict[str, Tensor]) -> Tensor:
-    x = inputs["x"]  # (N, G, K, S) -> (N, G K, S)
-    return F.group_norm(x.flatten(1, 2), x.shape[1], *_affine(inputs), eps=EPS).reshape(x.shape)
+    x = inputs["x"]  # a channel has one weight for all its positions
+    channels = x.reshape(x.shape[0], GROUPS * CHANNELS_OF_A_GROUP, POSITIONS)
+    weight, bias = (array[:, ::POSITIONS].flatten() for array in (inputs["weight"], inputs["bias"]))
+    return F.group_norm(channels, GROUPS, weight, bias, EPS).reshape(x.shape)
 
 
 def _instance_norm(inputs: dict[str, Tensor]) -> Tensor:
-    x, (weight, bias) = inputs["x"], _affine(inputs)
-    return F.instance_norm(x.flatten(1, 2), weight=weight, bias=bias, eps=EPS).reshape(x.shape)
+    weight, bias = _affine(inputs)
+    return F.instance_norm(inputs["x"], weight=weight, bias=bias, eps=EPS)
 
 
 def _batch_norm(inputs: dict[str, Tensor]) -> Tensor:
@@ -61,65 +69,115 @@ def _batch_norm(inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _batch_norm_training(inputs: dict[str, Tensor]) -> Tensor:
-    x, (weight, bias) = inputs["x"], _affine(inputs)  # (C, M) -> (M, C) and back
-    return F.batch_norm(x.T, None, None, weight, bias, training=True, eps=EPS).T
+    weight, bias = _affine(inputs)
+    return F.batch_norm(inputs["x"], None, None, weight, bias, training=True, eps=EPS)
 
+
+GROUPS, CHANNELS_OF_A_GROUP, POSITIONS = 4, 16, 49
+CHANNELS = GROUPS * CHANNELS_OF_A_GROUP
 
 TRIALS = {
-    "layer_norm": [Trial("layer_norm", (64, 768), (768,), (-1,), _layer_norm)],
-    "rms_norm": [Trial("rms_norm", (64, 768), (768,), (-1,), _rms_norm)],
-    "group_norm": [Trial("group_norm", (8, 4, 16, 49), (4, 16, 1), (2, 3), _group_norm)],
-    "instance_norm": [Trial("group_norm", (8, 64, 1, 49), (64, 1, 1), (2, 3), _instance_norm)],
+    "layer_norm": [
+        Trial(
+            "as served",
+            {"FP32": "layer_norm.FP32", "FP64": "two_passes.FP64"},
+            (64, 1, 768),
+            (1, 768),
+            _layer_norm,
+        )
+    ],
+    "rms_norm": [
+        Trial("as served", {"FP32": "rms_norm.FP32", "FP64": "rms_norm.FP64"}, (64, 1, 768), (1, 768), _rms_norm)
+    ],
+    "group_norm": [
+        Trial(
+            "as served",
+            {"FP32": "group_norm.FP32", "FP64": "two_passes.FP64"},
+            (8, GROUPS, CHANNELS_OF_A_GROUP * POSITIONS),
+            (GROUPS, CHANNELS_OF_A_GROUP * POSITIONS),
+            _group_norm,
+        )
+    ],
+    "instance_norm": [
+        Trial(
+            "as served",
+            {"FP32": "group_norm.FP32", "FP64": "two_passes.FP64"},
+            (8, CHANNELS, 2 * POSITIONS),
+            (CHANNELS, 1),
+            _instance_norm,
+        )
+    ],
     "batch_norm": [
-        Trial("batch_norm", (8, 64, 49), (64, 1), (), _batch_norm, running=True),
-        Trial("batch_norm_training", (64, 392), (64, 1), (1,), _batch_norm_training),
+        Trial(
+            "as served",
+            {"FP32": "batch_norm.FP32", "FP64": "batch_norm.FP64"},
+            (8, CHANNELS, 2 * POSITIONS),
+            (CHANNELS, 1),
+            _batch_norm,
+            running=True,
+        ),
+        Trial(
+            "training",
+            {"FP32": "two_passes.FP64", "FP64": "two_passes.FP64"},
+            (1, CHANNELS, 8 * POSITIONS),
+            (CHANNELS, 1),
+            _batch_norm_training,
+        ),
     ],
 }
 
 
 def inputs_of(trial: Trial, mean: float, datatype: str) -> Arrays:
     """Seeded N(mean, 1) values, and weights and statistics to go with them."""
-    rng, dtype = np.random.default_rng(SEED), DTYPES[datatype]
+    rng = np.random.default_rng(SEED)
+    groups, size = trial.affine
+    # In a group of channels, one weight for all positions of a channel.
+    channels = (groups, size // POSITIONS) if trial.by_torch is _group_norm else trial.affine
     inputs = {
         "x": rng.standard_normal(trial.x) + mean,
-        "weight": rng.standard_normal(trial.affine),
-        "bias": rng.standard_normal(trial.affine),
+        **{name: rng.standard_normal(channels).repeat(size // channels[1], axis=1) for name in ("weight", "bias")},
     }
     if trial.running:
         inputs |= {"running_mean": rng.standard_normal(trial.affine) + mean, "running_var": rng.random(trial.affine)}
-    return {name: array.astype(dtype) for name, array in inputs.items()}
+    return {name: array.astype(DTYPES[datatype]) for name, array in inputs.items()}
+
+
+def fed(trial: Trial, inputs: Arrays, datatype: str) -> Arrays:
+    """The inputs as the graph takes them that serves this datatype."""
+    name, computed_in = trial.graphs[datatype].split(".")
+    size = inputs["x"].shape[2]
+    more = {"eps": np.array(EPS)}
+    if computed_in == "FP64" and name != "batch_norm":
+        more["average"] = np.full((size, 1), 1 / size)
+    return {name: array.astype(DTYPES[computed_in]) for name, array in (inputs | more).items()}
 
 
 def exact(trial: Trial, inputs: Arrays) -> Array:
     """The definition in numpy's longest float, in two passes."""
     x, weight, bias = (inputs[name].astype(np.longdouble) for name in ("x", "weight", "bias"))
-    eps = np.longdouble(EPS)
     if trial.running:
-        running_mean, running_var = (inputs[name].astype(np.longdouble) for name in ("running_mean", "running_var"))
-        deviation, variance = x - running_mean, running_var
+        running_mean, variance = (inputs[name].astype(np.longdouble) for name in ("running_mean", "running_var"))
+        deviation = x - running_mean
     else:
-        deviation = x if trial.graph == "rms_norm" else x - x.mean(trial.axes, keepdims=True)
-        variance = (deviation**2).mean(trial.axes, keepdims=True)
-    y: Array = deviation / np.sqrt(variance + eps) * weight + bias
+        deviation = x if trial.by_torch is _rms_norm else x - x.mean(axis=-1, keepdims=True)
+        variance = (deviation**2).mean(axis=-1, keepdims=True)
+    y: Array = deviation / np.sqrt(variance + np.longdouble(EPS)) * weight + bias
     return y
 
 
-def float64_error(trials: list[Trial], runs: dict[tuple[str, str], Run]) -> Claim:
-    """The largest error of torch's kernel and of ours, in each datatype, for values of each mean."""
+def float64_error(trials: list[Trial], runs: Mapping[str, Run]) -> Claim:
+    """The largest error of torch's kernel and of ours, in each datatype, for values of each mean. runs: by graph."""
     measured: dict[str, dict[str, float]] = {}
-    for trial in trials:
-        for datatype in DTYPES:
-            for mean in MEANS:
-                inputs = inputs_of(trial, mean, datatype)
-                wanted = exact(trial, inputs)
-                by_torch = trial.by_torch({name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
-                served = runs[trial.graph, datatype](inputs | {"eps": np.array(EPS, DTYPES[datatype])})["y"]
-                what = f"{trial.graph} {datatype}, mean {mean:g}"
-                measured[what] = {
-                    "torch_max": float(np.abs(by_torch - wanted).max()),
-                    "served_max": float(np.abs(served - wanted).max()),
-                    "ulp": float(np.spacing(DTYPES[datatype](np.abs(wanted).max()))),
-                }
+    for trial, datatype, mean in itertools.product(trials, DTYPES, MEANS):
+        inputs = inputs_of(trial, mean, datatype)
+        wanted = exact(trial, inputs)
+        by_torch = trial.by_torch({name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
+        served = runs[trial.graphs[datatype]](fed(trial, inputs, datatype))["y"].astype(DTYPES[datatype])
+        measured[f"{trial.what}, {datatype}, mean {mean:g}"] = {
+            "torch_max": float(np.abs(by_torch - wanted).max()),
+            "served_max": float(np.abs(served - wanted).max()),
+            "ulp": float(np.spacing(DTYPES[datatype](np.abs(wanted).max()))),
+        }
     return Claim(
         claim="float64_error",
         holds=all(case["served_max"] <= 2 * case["torch_max"] + 2 * case["ulp"] for case in measured.values()),
@@ -130,16 +188,15 @@ def float64_error(trials: list[Trial], runs: dict[tuple[str, str], Run]) -> Clai
     )
 
 
-def threads_change_nothing(trials: list[Trial], runs: dict[int, dict[tuple[str, str], Run]]) -> Claim:
-    """``thread_invariant`` over every graph of an operation, its figures added up."""
+def threads_change_nothing(trials: list[Trial], runs: Mapping[int, Mapping[str, Run]]) -> Claim:
+    """``thread_invariant`` over every graph of an operation, its figures added up. runs: by threads, by graph."""
     claims = [
         thread_invariant(
-            {threads: graphs[trial.graph, datatype] for threads, graphs in runs.items()},
-            [inputs_of(trial, mean, datatype) | {"eps": np.array(EPS, DTYPES[datatype])} for mean in MEANS],
+            {threads: graphs[trial.graphs[datatype]] for threads, graphs in runs.items()},
+            [fed(trial, inputs_of(trial, mean, datatype), datatype) for mean in MEANS],
             checked="export",
         )
-        for trial in trials
-        for datatype in DTYPES
+        for trial, datatype in itertools.product(trials, DTYPES)
     ]
     added = {
         figure: sum(claim.measured[figure] for claim in claims)
@@ -152,9 +209,8 @@ def threads_change_nothing(trials: list[Trial], runs: dict[int, dict[tuple[str, 
 
 def op_certificates(folder: Path) -> Certificates:
     """The certificate of every operation, measured on the graphs in ``folder``."""
-    names = {(trial.graph, datatype) for trials in TRIALS.values() for trial in trials for datatype in DTYPES}
-    files = {(graph, datatype): (folder / f"{graph}.{datatype}.onnx").read_bytes() for graph, datatype in names}
-    runs = {threads: {key: open_graph(content, threads) for key, content in files.items()} for threads in THREADS}
+    files = {name: (folder / f"{name}.onnx").read_bytes() for name in NAMES}
+    runs = {threads: {name: open_graph(graph, threads) for name, graph in files.items()} for threads in THREADS}
     return Certificates(
         [
             Certificate(

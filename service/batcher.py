@@ -204,6 +204,9 @@ class Batcher:
                 [started - pending.queued_at for pending in batch],
                 perf_counter() - started,
             )
+        except ServiceError as error:  # what the run says of its input, which is then no batch of several
+            for pending in batch:
+                pending.resolve(error)
         except Exception:
             logger.exception("a batch of %s failed", self._name)  # the runtime's words are for the log
         finally:

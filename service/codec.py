@@ -4,6 +4,7 @@ Tensors never pass through pydantic. Every check comes before the memory it woul
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,7 +14,16 @@ import orjson
 
 from service.errors import InvalidInputError, TooManyRowsError, shown
 from service.manifest import InputTensor, Manifest, OutputTensor
-from service.protocol import DATATYPES, HEADER_LENGTH, Array, Arrays, InferenceRequest, RequestedOutput, RequestInput
+from service.protocol import (
+    DATATYPE_OF,
+    DATATYPES,
+    HEADER_LENGTH,
+    Array,
+    Arrays,
+    InferenceRequest,
+    RequestedOutput,
+    RequestInput,
+)
 
 _JSON_TYPES: dict[str, frozenset[type]] = {
     "b": frozenset({bool}),
@@ -29,7 +39,7 @@ class Wanted:
     """What the client wants to be answered with: which outputs in which order, and whether each goes as binary."""
 
     id: str | None
-    outputs: list[tuple[OutputTensor, bool]]
+    outputs: list[tuple[str, bool]]
     nonfinite_as_null: bool
 
 
@@ -75,13 +85,17 @@ def _decode_tensor(sent: RequestInput, tensor: InputTensor, manifest: Manifest) 
             f"input {tensor.name} has datatype {shown(sent.datatype)}, model {manifest.name} takes {tensor.datatype}"
         )
     _check_shape(sent.shape, tensor, manifest)
-    dtype = DATATYPES[tensor.datatype]
-    if isinstance(sent.data, memoryview):
-        array = _from_bytes(sent.data, dtype, sent.shape, tensor.name)
-    else:
-        array = _from_json(sent.data, dtype, sent.shape, tensor.name)
+    array = array_of(sent)
     _check_bounds(array, tensor)
     return array
+
+
+def array_of(sent: RequestInput) -> Array:
+    """A tensor's data, of a datatype and sizes from 1 that were checked. Raises InvalidInputError where they differ."""
+    dtype = DATATYPES[sent.datatype]
+    if isinstance(sent.data, memoryview):
+        return _from_bytes(sent.data, dtype, sent.shape, sent.name)
+    return _from_json(sent.data, dtype, sent.shape, sent.name)
 
 
 def _decode_raw(raw: memoryview, manifest: Manifest) -> Arrays:
@@ -193,48 +207,48 @@ def _check_bounds(array: Array, tensor: InputTensor) -> None:
 # ---- arrays -> body --------------------------------------------------------------------------------------------------
 
 
-def wanted(request: InferenceRequest, manifest: Manifest) -> Wanted:
+def wanted(request: InferenceRequest, model_name: str, outputs: Sequence[OutputTensor]) -> Wanted:
     """The outputs to answer with, in the order asked for; by default all that are not ``on_request``.
 
     Raises InvalidInputError for a name the model does not have, or twice, and for FP16 in JSON.
     """
-    by_name = {tensor.name: tensor for tensor in manifest.outputs}
+    by_name = {tensor.name: tensor for tensor in outputs}
     asked = request.outputs or [
-        RequestedOutput(tensor.name, request.binary_data_output) for tensor in manifest.outputs if not tensor.on_request
+        RequestedOutput(tensor.name, request.binary_data_output) for tensor in outputs if not tensor.on_request
     ]
     names = [output.name for output in asked]
     if not by_name.keys() >= set(names) or len(set(names)) != len(names):
         raise InvalidInputError(
-            f"the outputs asked for are {shown(names)}, model {manifest.name} has {list(by_name)}, each once"
+            f"the outputs asked for are {shown(names)}, model {model_name} has {list(by_name)}, each once"
         )
     for output in asked:
         if by_name[output.name].datatype == "FP16" and not output.binary_data:
             raise InvalidInputError(
                 f"output {output.name} is FP16, which JSON cannot carry exactly: ask for binary_data"
             )
-    outputs = [(by_name[output.name], output.binary_data) for output in asked]
-    return Wanted(request.id, outputs, nonfinite_as_null="nonfinite" in request.parameters)
+    chosen = [(output.name, output.binary_data) for output in asked]
+    return Wanted(request.id, chosen, nonfinite_as_null="nonfinite" in request.parameters)
 
 
-def encode(wanted: Wanted, manifest: Manifest, arrays: Arrays) -> Answer:
+def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
     """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for tensor, is_binary in wanted.outputs:
-        array = np.ascontiguousarray(arrays[tensor.name])
-        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
+    for name, is_binary in wanted.outputs:
+        array = np.ascontiguousarray(arrays[name])
+        entry: dict[str, Any] = {"name": name, "datatype": DATATYPE_OF[array.dtype], "shape": list(array.shape)}
         if is_binary:
             binary.append(array.tobytes())
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             if array.dtype.kind == "f" and not wanted.nonfinite_as_null and not np.isfinite(array).all():
                 raise InvalidInputError(
-                    f"output {tensor.name} has a value that is not finite, which JSON cannot carry: ask for it with "
+                    f"output {name} has a value that is not finite, which JSON cannot carry: ask for it with "
                     'binary_data, or set the request\'s parameter nonfinite to "null"'
                 )
             entry["data"] = array.ravel()
         outputs.append(entry)
-    document: dict[str, Any] = {"model_name": manifest.name, "model_version": manifest.version}
+    document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if wanted.id is not None:
         document["id"] = wanted.id
     text = orjson.dumps(document | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,7 +1,6 @@
-"""The normalisation operations: what each one means, what it takes, and how it is run.
+"""The normalisation operations: what each one means, and what it takes.
 
-One place behind both ``/v1/ops`` and the operations' OIP models. The graphs are made by ``export`` and ship with the
-service; weights and parameters belong to the request. docs/decisions/0006 says how they keep their accuracy.
+One place behind both ``/v1/ops`` and the operations' OIP models. Weights and parameters belong to the request.
 """
 
 import math
@@ -20,6 +19,7 @@ STATISTICS = ("mean", "inv_std")
 
 Value = float | int | bool
 _KINDS: dict[type, str] = {float: "a number", int: "an integer", bool: "true or false"}
+_TYPES: dict[type, str] = {float: "number", int: "integer", bool: "boolean"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Task:
-    """What a graph is to be fed, in whatever datatype, and the shapes in which its outputs go back to the caller."""
+    """What a graph is to be fed, in whatever datatype, and the shapes in which its outputs go back to the caller.
+
+    graph_fp64: the graph that computes the same in FP64. ``inputs["x"]`` is (R, G, K): R rows of G groups of K numbers.
+    """
 
     graph: str
+    graph_fp64: str
     inputs: Arrays
     shapes: dict[str, tuple[int, ...]]
-    terms: int  # numbers that share a mean and a variance
 
 
 Arrange = Callable[[Arrays, Mapping[str, Any]], Task]
@@ -63,9 +66,12 @@ class Operation:
         """Names of the inputs; all but ``x`` are optional, unless the parameters say otherwise."""
         return ("x", "weight", "bias", *self.more_inputs)
 
-    def outputs(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of what is answered unasked; ``mean`` and ``inv_std`` are answered when they are named."""
-        return ("y", "running_mean", "running_var") if parameters.get("training") else ("y",)
+    def described_parameters(self) -> dict[str, dict[str, Any]]:
+        """Type, default (null where it must be given) and meaning of each parameter."""
+        return {
+            name: {"type": _TYPES[each.kind], "default": each.default, "meaning": each.meaning}
+            for name, each in self.parameters.items()
+        }
 
     def checked(self, sent: Mapping[str, Any]) -> Arrays:
         """The parameters with their defaults, as arrays without axes. Raises InvalidInputError naming a wrong one."""
@@ -93,7 +99,7 @@ def _value(operation: str, name: str, parameter: Parameter, sent: Mapping[str, A
 # ---- what each operation computes ------------------------------------------------------------------------------------
 
 
-def _per_row(graph: str) -> Arrange:
+def _per_row(graph: str, graph_fp64: str) -> Arrange:
     """Statistics over the axes from ``axis`` on; weight and bias have the shape of these axes."""
 
     def arrange(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
@@ -103,13 +109,14 @@ def _per_row(graph: str) -> Arrange:
                 f"axis is {axis}, for x of shape {list(x.shape)} it must be from {-x.ndim} to {x.ndim - 1}"
             )
         outer, normalized_shape = x.shape[:axis], x.shape[axis:]
-        weight, bias = _affine(inputs, normalized_shape, (math.prod(normalized_shape),), "x's shape from axis on")
+        size = math.prod(normalized_shape)
+        weight, bias = (array.reshape(1, size) for array in _affine(inputs, normalized_shape, "x's shape from axis on"))
         statistics = (*outer, *(1,) * len(normalized_shape))
         return Task(
             graph,
-            {"x": x.reshape(-1, math.prod(normalized_shape)), "weight": weight, "bias": bias},
+            graph_fp64,
+            {"x": x.reshape(-1, 1, size), "weight": weight, "bias": bias},
             {"y": x.shape, "mean": statistics, "inv_std": statistics},
-            terms=math.prod(normalized_shape),
         )
 
     return arrange
@@ -118,16 +125,18 @@ def _per_row(graph: str) -> Arrange:
 def _group_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
     x, groups = inputs["x"], parameters["num_groups"]
     _check_rank("group_norm", x, 2, "(N, C, ...)")
-    channels = x.shape[1]
+    n, channels, *positions = x.shape
     if channels % groups:
         raise InvalidInputError(f"num_groups is {groups}, it must divide the {channels} channels of x {list(x.shape)}")
-    weight, bias = _affine(inputs, (channels,), (groups, channels // groups, 1), "one for each channel of x")
-    statistics = (x.shape[0], groups)
+    weight, bias = (
+        array.reshape(groups, -1).repeat(math.prod(positions), axis=1)  # (C,) -> (G, K)
+        for array in _affine(inputs, (channels,), "one for each channel of x")
+    )
     return Task(
         "group_norm",
-        {"x": x.reshape(x.shape[0], groups, channels // groups, -1), "weight": weight, "bias": bias},
-        {"y": x.shape, "mean": statistics, "inv_std": statistics},
-        terms=x.size // math.prod(statistics),
+        "two_passes",
+        {"x": x.reshape(n, groups, -1), "weight": weight, "bias": bias},
+        {"y": x.shape, "mean": (n, groups), "inv_std": (n, groups)},
     )
 
 
@@ -138,25 +147,20 @@ def _instance_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
 
 
 def _batch_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
-    x = inputs["x"]
+    x, training = inputs["x"], parameters["training"]
     _check_rank("batch_norm", x, 2, "(N, C, ...)")
-    channels = x.shape[1]
-    column = (channels, 1)
-    weight, bias = _affine(inputs, (channels,), column, "one for each channel of x")
-    running = {
-        name: of_channels(inputs, name, channels, parameters["training"]) for name in ("running_mean", "running_var")
-    }
+    n, channels, *_ = x.shape
+    weight, bias = (array[:, None] for array in _affine(inputs, (channels,), "one for each channel of x"))
+    running = {name: of_channels(inputs, name, channels, training) for name in ("running_mean", "running_var")}
     shapes = {"y": x.shape, **dict.fromkeys(("mean", "inv_std", *running), (channels,))}
-    if not parameters["training"]:
-        fed = {name: array.reshape(column) for name, array in running.items()}
-        positions = x.reshape(*x.shape[:2], -1)  # (N, C, S)
-        return Task(
-            "batch_norm", {"x": positions, "weight": weight, "bias": bias, **fed}, shapes, terms=positions.shape[2]
-        )
+    rows = x.reshape(n, channels, -1)  # (N, C, S)
+    if not training:
+        columns = {name: array[:, None] for name, array in running.items()}
+        return Task("batch_norm", "batch_norm", {"x": rows, "weight": weight, "bias": bias, **columns}, shapes)
     if x.size == channels:
         raise InvalidInputError(f"x has shape {list(x.shape)}: a batch's own statistics need two values a channel")
-    rows = x.reshape(*x.shape[:2], -1).swapaxes(0, 1).reshape(channels, -1)  # (N, C, S) -> (C, N S)
-    return Task("batch_norm_training", {"x": rows, "weight": weight, "bias": bias}, shapes, terms=rows.shape[1])
+    rows = rows.swapaxes(0, 1).reshape(1, channels, -1)  # (N, C, S) -> (1, C, N S)
+    return Task("two_passes", "two_passes", {"x": rows, "weight": weight, "bias": bias}, shapes)
 
 
 def of_channels(inputs: Arrays, name: str, channels: int, training: bool) -> Array:
@@ -178,8 +182,8 @@ def _check_rank(operation: str, x: Array, least: int, layout: str) -> None:
         raise InvalidInputError(f"x has shape {list(x.shape)}, {operation} takes {layout}, at least {least} sizes")
 
 
-def _affine(inputs: Arrays, shape: tuple[int, ...], fed: tuple[int, ...], what: str) -> tuple[Array, Array]:
-    """Weight and bias in the shape the graph takes; one that was left out is ones, or zeros."""
+def _affine(inputs: Arrays, shape: tuple[int, ...], what: str) -> tuple[Array, Array]:
+    """Weight and bias; one that was left out is ones, or zeros."""
     found = []
     for name, left_out in (("weight", 1), ("bias", 0)):
         array = inputs.get(name)
@@ -187,7 +191,7 @@ def _affine(inputs: Arrays, shape: tuple[int, ...], fed: tuple[int, ...], what: 
             array = np.full(shape, left_out, inputs["x"].dtype)
         elif array.shape != shape:
             raise InvalidInputError(f"{name} has shape {list(array.shape)}, it must be {list(shape)}: {what}")
-        found.append(array.reshape(fed))
+        found.append(array)
     return found[0], found[1]
 
 
@@ -212,7 +216,7 @@ OPERATIONS = {
             "the axes from `axis` on, for each row",
             "Ba, Kiros and Hinton 2016, Layer Normalization, arXiv 1607.06450, equation 3",
             {"eps": _EPS, "axis": _AXIS},
-            _per_row("layer_norm"),
+            _per_row("layer_norm", "two_passes"),
         ),
         Operation(
             "rms_norm",
@@ -220,7 +224,7 @@ OPERATIONS = {
             "the axes from `axis` on, for each row; inv_std is 1 / sqrt(E[x^2] + eps), mean is not subtracted",
             "Zhang and Sennrich 2019, Root Mean Square Layer Normalization, arXiv 1910.07467, equation 4",
             {"eps": _EPS, "axis": _AXIS},
-            _per_row("rms_norm"),
+            _per_row("rms_norm", "rms_norm"),
         ),
         Operation(
             "group_norm",

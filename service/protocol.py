@@ -48,6 +48,8 @@ class ModelMetadata:
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    datatypes: list[str] | None = None  # an operation's: what its tensors may be, all of them alike
+    parameters: dict[str, Any] | None = None  # an operation's: type, default and meaning by name
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import certificate
+from service import certificate, served_op
 from service.artifact import Artifact
 from service.batcher import Batcher
 from service.certificate import Run
@@ -13,8 +14,13 @@ from service.cores import available_cores
 from service.errors import ModelNotFoundError, ModelNotReadyError, shown
 from service.manifest import MODEL_NAME, MODEL_VERSION, ArtifactError, Certificate, Manifest
 from service.metrics import Metrics, ModelMetrics
-from service.protocol import Arrays, ModelIndexEntry
+from service.op_runtime import Operator, recheck_operations
+from service.ops import OPERATIONS
+from service.protocol import ModelIndexEntry
 from service.runtime import OnnxModel
+from service.served import Served
+from service.served_model import ServedModel
+from service.served_op import ServedOp
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -22,62 +28,41 @@ logger = logging.getLogger(__name__)
 LOADING, READY, UNAVAILABLE = "LOADING", "READY", "UNAVAILABLE"
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """A model that answers."""
-
-    manifest: Manifest
-    certificate: Certificate
-    metrics: ModelMetrics
-    onnx_model: OnnxModel
-    batcher: Batcher
-
-    async def infer(self, inputs: Arrays) -> Arrays:
-        """Outputs by name for decoded inputs by name."""
-        return await self.batcher.submit(inputs)
-
-    async def close(self) -> None:
-        """Answer what is queued, refuse what comes, end the threads."""
-        await self.batcher.close()
-        self.onnx_model.close()
-
-
 @dataclass
 class _Entry:
-    """A model folder that was found, whether or not it can be served."""
+    """A model folder that was found, or an operation, whether or not it can be served."""
 
     name: str
     version: str
-    folder: Path
+    folder: Path | None  # None: an operation
     metrics: ModelMetrics
     state: str = LOADING
     reason: str = ""
-    model: ServedModel | None = None
+    model: Served | None = None
 
 
 class ModelRepository:
-    """(name, version) -> :class:`ServedModel`. A request's name is looked up here; it never touches a path."""
+    """(name, version) -> what serves it. A request's name is looked up here; it never touches a path."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
         # All threads of a model together are no more than the cores.
         self._instances = settings.instances or max(1, available_cores() // settings.intra_op_threads)
+        self._op_threads = ThreadPoolExecutor(self._instances, thread_name_prefix="operations")
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._all_tried = False
 
-    @property
-    def instances(self) -> int:
-        """Batches of one model that run at the same time."""
-        return self._instances
-
     def scan(self) -> None:
-        """Find the model folders; every one stands in the index from now on, as LOADING."""
+        """Find the model folders; every one stands in the index from now on, as LOADING, and so do the operations."""
         for folder in sorted(self._settings.model_repository.iterdir()):
             if folder.name.startswith(".") or not folder.is_dir():
                 continue
             if not MODEL_NAME.fullmatch(folder.name):
                 logger.error("folder %a is not served: a model's name must match %s", folder.name, MODEL_NAME.pattern)
+                continue
+            if folder.name in OPERATIONS:
+                logger.error("folder %s is not served: that is the name of an operation", folder.name)
                 continue
             versions = _version_folders(folder)
             self._entries[folder.name] = {
@@ -85,19 +70,55 @@ class ModelRepository:
             } or {"": self._found(folder.name, "", folder)}
         if not self._entries:
             logger.warning("no model in %s: none of its folders is <name>/<version>/", self._settings.model_repository)
+        for name in OPERATIONS:
+            self._entries[name] = {served_op.VERSION: self._found(name, served_op.VERSION, None)}
 
-    def _found(self, name: str, version: str, folder: Path) -> _Entry:
+    def _found(self, name: str, version: str, folder: Path | None) -> _Entry:
         metrics = self._metrics.of_model(name, version)
         metrics.set_ready(False)
         return _Entry(name, version, folder, metrics)
 
     async def load(self) -> None:
         """Try every model that was found; one that cannot be served says why and stands in nobody's way."""
-        for entry in self._all():
+        await self._load_operations()
+        models = self._models()
+        for entry in models:
             await self._load(entry)
         self._all_tried = True
-        ready = sum(entry.state == READY for entry in self._all())
-        logger.info("%d of %d models are ready", ready, len(self._all()))
+        ready = sum(entry.state == READY for entry in models)
+        logger.info("%d of %d models are ready, and the normalisation operations", ready, len(models))
+
+    async def _load_operations(self) -> None:
+        """They ship with the service and are there whatever the model repository holds."""
+        entries = {name: self._entries[name][served_op.VERSION] for name in OPERATIONS}
+        try:
+            operators = await asyncio.to_thread(
+                lambda: {n: Operator(n) for n in sorted({1, max(2, available_cores())})}
+            )
+            certificates = await asyncio.to_thread(recheck_operations, operators)
+        except Exception:
+            logger.exception("the operations' graphs cannot be loaded")
+            for entry in entries.values():
+                entry.state, entry.reason = UNAVAILABLE, "its graphs cannot be loaded; the server's log says why"
+            return
+        for name, entry in entries.items():
+            measured = certificates[name]
+            try:
+                self._enforce(entry, measured.exported, measured.here)
+            except ArtifactError as error:
+                entry.state, entry.reason = UNAVAILABLE, str(error)
+                continue
+            entry.model = ServedOp(
+                OPERATIONS[name],
+                operators[1],
+                self._op_threads,
+                measured.here,
+                entry.metrics,
+                self._settings,
+                self._instances,
+            )
+            entry.state = READY
+            entry.metrics.set_ready(True)
 
     async def _load(self, entry: _Entry) -> None:
         try:
@@ -116,7 +137,7 @@ class ModelRepository:
 
     def _check(self, entry: _Entry) -> tuple[Manifest, Certificate, list[Run]]:
         """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
-        if not entry.version:
+        if not entry.version or entry.folder is None:
             raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
         artifact = Artifact.read(entry.folder)
         serving = self._settings.intra_op_threads
@@ -127,16 +148,20 @@ class ModelRepository:
 
         runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, available_cores())})}
         measured = certificate.recheck(artifact.manifest, runs, serving)
-        broken = certificate.broken_claims(artifact.manifest.certificate, measured)
+        self._enforce(entry, artifact.manifest.certificate, measured)
+        instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
+        for run in instances[1:]:  # the first has run already
+            certificate.warm_up(run, artifact.manifest)
+        return artifact.manifest, measured, instances
+
+    def _enforce(self, entry: _Entry, exported: Certificate, here: Certificate) -> None:
+        """Raises ArtifactError when a claim that held at export does not hold here, and the settings say enforce."""
+        broken = certificate.broken_claims(exported, here)
         for claim in broken:
             logger.warning("%s/%s: %s does not hold: %s", entry.name, entry.version, claim.claim, claim.measured)
         if broken and self._settings.certificate == "enforce":
             claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
             raise ArtifactError(f"its certificate does not hold on this machine: {claims}")
-        instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
-        for run in instances[1:]:  # the first has run already
-            certificate.warm_up(run, artifact.manifest)
-        return artifact.manifest, measured, instances
 
     def _serve(self, entry: _Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
         settings = self._settings
@@ -152,13 +177,14 @@ class ModelRepository:
             max_queue_size=settings.max_queue_size,
         )
         batcher.start()
-        return ServedModel(manifest, measured, entry.metrics, onnx_model, batcher)
+        return ServedModel(manifest, measured, entry.metrics, onnx_model, batcher, settings, self._instances)
 
     async def close(self) -> None:
         """Close every model that serves."""
         await asyncio.gather(*(entry.model.close() for entry in self._all() if entry.model))
+        self._op_threads.shutdown()
 
-    def get(self, name: str, version: str | None = None) -> ServedModel:
+    def get(self, name: str, version: str | None = None) -> Served:
         """The model that serves ``name``; without a version, the highest there is.
 
         Raises ModelNotFoundError, or ModelNotReadyError with the reason while it loads or when it was refused. The
@@ -195,16 +221,22 @@ class ModelRepository:
         return [ModelIndexEntry(entry.name, entry.version, entry.state, entry.reason) for entry in self._all()]
 
     def check_ready(self) -> None:
-        """Raises ModelNotReadyError until every model has been tried and at least one serves."""
+        """Raises ModelNotReadyError until every model has been tried and, where there are any, at least one serves.
+
+        Without models the operations alone are a service; beside models that were all refused they are not.
+        """
         if not self._all_tried:
             raise ModelNotReadyError("models are being loaded", retry_after_seconds=1)
-        if not self._entries:
-            raise ModelNotReadyError("the model repository is empty: it holds no folder <name>/<version>/")
-        if not any(entry.state == READY for entry in self._all()):
+        models = self._models()
+        if models and not any(entry.state == READY for entry in models):
             raise ModelNotReadyError("no model can be served; POST /v2/repository/index says why")
 
     def _all(self) -> list[_Entry]:
         return [entry for versions in self._entries.values() for entry in versions.values()]
+
+    def _models(self) -> list[_Entry]:
+        """Those that came from the model repository."""
+        return [entry for entry in self._all() if entry.name not in OPERATIONS]
 
     def _find(self, name: str, version: str | None) -> _Entry:
         versions = self._entries.get(name)

@@ -14,10 +14,8 @@ from service import codec
 from service.body import read_body
 from service.manifest import Certificate
 from service.metrics import Metrics
-from service.model_config import model_config
 from service.protocol import (
     HEADER_LENGTH,
-    Arrays,
     ErrorBody,
     Live,
     ModelIndexEntry,
@@ -27,8 +25,9 @@ from service.protocol import (
     Ready,
     ServerMetadata,
 )
-from service.repository import READY, ModelRepository, ServedModel
+from service.repository import READY, ModelRepository
 from service.request import parse, parse_index
+from service.served import Call, Served
 from service.settings import Settings
 from service.statistics import model_statistics
 from service.version import VERSION
@@ -83,21 +82,20 @@ async def infer(request: Request) -> Response:
     name, version = request.path_params["name"], request.path_params.get("version")
     with repository.metrics_of(name, version).request():
         model = repository.get(name, version)
-        wanted, inputs = _decoded(model, await read_body(request, max_body_bytes), request.headers.get(HEADER_LENGTH))
-        outputs = await model.infer(inputs)
+        call = _decoded(model, await read_body(request, max_body_bytes), request.headers.get(HEADER_LENGTH))
+        outputs = await call.run()
         with model.metrics.codec("encode"):
-            answer = codec.encode(wanted, model.manifest, outputs)
+            answer = codec.encode(call.wanted, model.name, model.version, outputs)
     if answer.json_length is None:
         return Response(answer.body, media_type="application/json")
     headers = {HEADER_LENGTH: str(answer.json_length)}
     return Response(answer.body, media_type="application/octet-stream", headers=headers)
 
 
-def _decoded(model: ServedModel, body: bytes, header_length: str | None) -> tuple[codec.Wanted, Arrays]:
+def _decoded(model: Served, body: bytes, header_length: str | None) -> Call:
     """A function of its own, so that body and JSON values are free again while the request waits for its run."""
     with model.metrics.codec("decode"):
-        request = parse(body, header_length)
-        return codec.wanted(request, model.manifest), codec.decode(request, model.manifest)
+        return model.decode(parse(body, header_length))
 
 
 @router.get("/v2", tags=["server"])
@@ -133,34 +131,30 @@ async def all_statistics(request: Request, repository: Repository) -> dict[str, 
     return model_statistics(_metrics(request), found)
 
 
-@router.get("/v2/models/{name}", tags=["models"], responses=NOT_SERVED)
-@router.get("/v2/models/{name}/versions/{version}", tags=["models"], responses=NOT_SERVED)
+@router.get("/v2/models/{name}", tags=["models"], responses=NOT_SERVED, response_model_exclude_none=True)
+@router.get(
+    "/v2/models/{name}/versions/{version}", tags=["models"], responses=NOT_SERVED, response_model_exclude_none=True
+)
 async def model_metadata(repository: Repository, name: str, version: str | None = None) -> ModelMetadata:
-    """Inputs and outputs of a model: name, datatype and shape, where -1 is a size that varies."""
-    manifest = repository.get(name, version).manifest
-    return ModelMetadata(
-        name=manifest.name,
-        versions=[manifest.version] if version else repository.versions(name),
-        platform=manifest.platform,
-        inputs=[tensor.metadata() for tensor in manifest.inputs],
-        outputs=[tensor.metadata() for tensor in manifest.outputs],
-    )
+    """Inputs and outputs of a model: name, datatype and shape, where -1 is a size that varies.
+
+    Of an operation also its parameters, and the datatypes it takes; its shape [-1] is any shape.
+    """
+    return repository.get(name, version).metadata([version] if version else repository.versions(name))
 
 
 @router.get("/v2/models/{name}/ready", tags=["models"], responses=NOT_SERVED)
 @router.get("/v2/models/{name}/versions/{version}/ready", tags=["models"], responses=NOT_SERVED)
 async def model_ready(repository: Repository, name: str, version: str | None = None) -> ModelReady:
     """200 while the model serves, 503 with the reason while it does not."""
-    return ModelReady(repository.get(name, version).manifest.name, ready=True)
+    return ModelReady(repository.get(name, version).name, ready=True)
 
 
 @router.get("/v2/models/{name}/config", tags=["models"], responses=NOT_SERVED)
 @router.get("/v2/models/{name}/versions/{version}/config", tags=["models"], responses=NOT_SERVED)
-async def configuration(
-    request: Request, repository: Repository, name: str, version: str | None = None
-) -> dict[str, Any]:
+async def configuration(repository: Repository, name: str, version: str | None = None) -> dict[str, Any]:
     """How the model is run: whether its requests are batched and why, instances, threads, bounds of its inputs."""
-    return model_config(repository.get(name, version).manifest, _settings(request), repository.instances)
+    return repository.get(name, version).configuration()
 
 
 @router.get("/v2/models/{name}/stats", tags=["statistics"], responses=UNKNOWN_MODEL)

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 import export.__main__ as command
 from export.__main__ import export_operations
 from export.errors import ExportError
 from export.op_certificates import TRIALS, float64_error, inputs_of
-from export.op_graphs import NAMES, TYPES, op_graph
+from export.op_graphs import NAMES, op_graph
 from service.certificate import open_graph
 from service.manifest import CERTIFICATES_FILE, Certificates
 
@@ -43,31 +42,29 @@ def test_exporting_again_makes_the_claims_that_ship(fresh: Path) -> None:
     assert all(holds for _, _, holds, _, _ in claims(GRAPHS))
 
 
-@pytest.mark.parametrize("datatype", TYPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_graph_holds_no_weights_and_only_standard_operators(name: str, datatype: str) -> None:
-    graph = op_graph(name, datatype).graph
+def test_a_graph_holds_no_weights_and_only_standard_operators(name: str) -> None:
+    graph = op_graph(name).graph
     assert not graph.initializer
     assert {node.domain for node in graph.node} == {""}
-    assert "GroupNormalization" not in {node.op_type for node in graph.node}  # the runtime's is the naive one
+    kinds = {node.op_type for node in graph.node}
+    assert "GroupNormalization" not in kinds  # the runtime's is the naive one
+    assert "ReduceMean" not in kinds  # the runtime's adds in an order that depends on where a row lies
 
 
 def test_group_and_instance_norm_are_layer_normalization_over_a_reshape() -> None:
-    (kernel,) = [node for node in op_graph("group_norm", "FP32").graph.node if node.op_type == "LayerNormalization"]
-    assert onnx.helper.get_node_attr_value(kernel, "axis") == 2
+    kinds = [node.op_type for node in op_graph("group_norm.FP32").graph.node]
+    assert kinds.count("LayerNormalization") == 1
 
 
 def test_an_operation_that_is_off_is_found_out() -> None:
-    (trial,) = TRIALS["layer_norm"]
-    runs = {
-        (trial.graph, datatype): open_graph((GRAPHS / f"{trial.graph}.{datatype}.onnx").read_bytes(), 1)
-        for datatype in TYPES
-    }
-    assert float64_error([trial], runs).holds
-    exact = runs["layer_norm", "FP64"]
-    runs["layer_norm", "FP64"] = lambda inputs: {"y": exact(inputs)["y"] * (1 + 1e-10)}
-    assert not float64_error([trial], runs).holds
-    assert inputs_of(trial, 1e4, "FP32")["x"].mean() == pytest.approx(1e4, abs=1)
+    trials = TRIALS["layer_norm"]
+    runs = {name: open_graph((GRAPHS / f"{name}.onnx").read_bytes(), 1) for name in NAMES}
+    assert float64_error(trials, runs).holds
+    exact = runs["two_passes.FP64"]
+    runs["two_passes.FP64"] = lambda inputs: {"y": exact(inputs)["y"] * (1 + 1e-10)}
+    assert not float64_error(trials, runs).holds
+    assert inputs_of(trials[0], 1e4, "FP32")["x"].mean() == pytest.approx(1e4, abs=1)
 
 
 def test_a_claim_that_does_not_hold_stops_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

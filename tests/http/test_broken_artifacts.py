@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from service.openapi import DIGIT
+from service.ops import OPERATIONS
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 GOOD, BROKEN = "bn-mlp-digits", "ln-mlp-digits"
@@ -110,7 +111,7 @@ def test_a_broken_model_is_refused_with_its_reason_and_the_others_serve(
         assert (index[GOOD]["state"], index[BROKEN]["state"]) == ("READY", "UNAVAILABLE")
         assert reason in index[BROKEN]["reason"]
         only_ready = httpx.post(f"{address}/v2/repository/index", json={"ready": True}).json()
-        assert [entry["name"] for entry in only_ready] == [GOOD]
+        assert {entry["name"] for entry in only_ready} == {GOOD, *OPERATIONS}
         refused = [
             httpx.get(f"{address}/v2/models/{BROKEN}/ready"),
             httpx.get(f"{address}/v2/models/{BROKEN}"),
@@ -149,15 +150,22 @@ def test_a_folder_without_a_model_that_serves_is_not_ready(serve: Any, tmp_path:
         assert httpx.get(f"{address}/v2/health/live").status_code == 200
 
 
-def test_an_empty_folder_is_not_ready_and_the_log_says_which_folder_it_is(
+def test_an_empty_folder_leaves_the_operations_and_the_log_says_which_folder_it_is(
     serve: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(model_repository=tmp_path) as address:
-        answer = httpx.get(f"{address}/v2/health/ready")
-        assert answer.status_code == 503
-        assert "the model repository is empty" in answer.json()["error"]
-        assert str(tmp_path) not in answer.text
+        assert httpx.get(f"{address}/v2/health/ready").status_code == 200
+        assert set(httpx.get(f"{address}/v2/models").json()["models"]) == set(OPERATIONS)
     assert f"no model in {tmp_path}" in caplog.text
+
+
+def test_a_folder_of_an_operations_name_is_not_served_in_its_place(
+    serve: Any, repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (repository / BROKEN).rename(repository / "layer_norm")
+    with serve(model_repository=repository) as address:
+        assert "eps" in httpx.get(f"{address}/v2/models/layer_norm").json()["parameters"]
+    assert "folder layer_norm is not served: that is the name of an operation" in caplog.text
 
 
 def test_the_highest_version_answers_unless_another_is_named(serve: Any, repository: Path) -> None:
@@ -195,7 +203,7 @@ def test_folders_that_cannot_be_models_are_passed_over(
     (repository / "README.md").write_text("not a model")
     with serve(model_repository=repository) as address:
         index = {entry["name"]: entry for entry in httpx.post(f"{address}/v2/repository/index").json()}
-        assert set(index) == {GOOD}
+        assert set(index) == {GOOD, *OPERATIONS}
         for path in ("/v2/models", "/v2/models/stats", "/metrics"):
             assert httpx.get(address + path).status_code == 200
     assert caplog.text.count("a model's name must match") == 2

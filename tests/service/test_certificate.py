@@ -57,6 +57,15 @@ def test_one_last_bit_in_one_row_of_the_largest_batch_is_found_out(manifest_of: 
     assert holds(here)["batch_invariant"] is False
 
 
+def test_a_row_whose_bits_depend_on_where_it_lies_in_memory_is_found_out(manifest_of: ManifestOf) -> None:
+    def run(inputs: Arrays) -> Arrays:
+        shifted = inputs["x"].ctypes.data % 64 == 4
+        return {"y": np.nextafter(inputs["x"], np.float32(np.inf)) if shifted else inputs["x"]}
+
+    here = certificate.recheck(with_probe(manifest_of(), run), {1: run, 2: run})
+    assert holds(here)["batch_invariant"] is False
+
+
 def test_a_thread_count_that_changes_a_bit_is_found_out(manifest_of: ManifestOf) -> None:
     def other(inputs: Arrays) -> Arrays:
         return {"y": np.nextafter(inputs["x"] * 2, np.float32(np.inf))}

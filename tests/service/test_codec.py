@@ -71,7 +71,7 @@ def test_json_carries_every_finite_value_exactly_flat_and_nested(
         decoded = codec.decode(request, manifest)["x"]
         assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
         assert decoded.tobytes() == array.tobytes()
-        answer = codec.encode(codec.wanted(request, manifest), manifest, {"x": decoded})
+        answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", {"x": decoded})
         (output,) = json.loads(answer.body)["outputs"]
         again = np.array(output["data"], DATATYPES[datatype]).reshape(output["shape"])
         assert again.tobytes() == array.tobytes()
@@ -92,7 +92,7 @@ def test_binary_carries_every_bit_both_ways(manifest_of: ManifestOf, datatype: s
     decoded = codec.decode(request, manifest)["x"]
     assert decoded.flags.aligned
     assert (decoded.dtype, decoded.shape, decoded.tobytes()) == (array.dtype, array.shape, array.tobytes())
-    answer = codec.encode(codec.wanted(request, manifest), manifest, {"x": decoded})
+    answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", {"x": decoded})
     header = json.loads(answer.body[: answer.json_length])
     assert header["outputs"][0]["parameters"] == {"binary_data_size": array.nbytes}
     assert answer.body[answer.json_length :] == array.tobytes()
@@ -128,7 +128,7 @@ def test_a_raw_body_is_one_row_of_the_one_input(
     request = parse(bytes(raw), "0")
     decoded = codec.decode(request, manifest)["x"]
     assert decoded.shape == decoded_shape
-    ((_, is_binary),) = codec.wanted(request, manifest).outputs
+    ((_, is_binary),) = codec.wanted(request, "m", manifest.outputs).outputs
     assert is_binary
 
 
@@ -277,7 +277,7 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(mani
     wanted = [{"name": "z", "parameters": {"binary_data": False}}, {"name": "y"}]
     request = sent_as_json("FP32", [1, 3], [1, 2, 3], outputs=wanted, parameters={"binary_data_output": True}, id="7")
     arrays = {"y": np.array([1.5], "f4"), "z": np.array([2.5], "f4")}
-    answer = codec.encode(codec.wanted(request, manifest), manifest, arrays)
+    answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", arrays)
     assert outputs_of(answer) == [
         {"name": "z", "datatype": "FP32", "shape": [1], "data": [2.5]},
         {"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
@@ -291,8 +291,8 @@ def test_an_output_on_request_is_sent_when_it_is_named_and_else_not(manifest_of:
     arrays = {"y": np.array([1.5], "f4"), "z": np.array([2.5], "f4")}
 
     def names(**more: Any) -> list[str]:
-        wanted = codec.wanted(sent_as_json("FP32", [1, 3], [1, 2, 3], **more), manifest)
-        return [output["name"] for output in outputs_of(codec.encode(wanted, manifest, arrays))]
+        wanted = codec.wanted(sent_as_json("FP32", [1, 3], [1, 2, 3], **more), "m", manifest.outputs)
+        return [output["name"] for output in outputs_of(codec.encode(wanted, "m", "1", arrays))]
 
     assert names() == ["y"]
     assert names(outputs=[{"name": "z"}]) == ["z"]
@@ -302,16 +302,16 @@ def test_an_output_on_request_is_sent_when_it_is_named_and_else_not(manifest_of:
 def test_a_part_of_a_batch_is_sent_row_by_row(manifest_of: ManifestOf) -> None:
     request = sent_as_json("FP32", [1, 3], [1, 2, 3])
     part = np.arange(12, dtype="f4").reshape(3, 4)[1:2, :3]  # not contiguous
-    answer = codec.encode(codec.wanted(request, manifest_of()), manifest_of(), {"y": part})
+    answer = codec.encode(codec.wanted(request, "m", manifest_of().outputs), "m", "1", {"y": part})
     assert outputs_of(answer)[0]["data"] == [4, 5, 6]
 
 
 def test_fp16_goes_out_as_binary_only(manifest_of: ManifestOf) -> None:
     manifest = manifest_of(outputs=[{"name": "y", "datatype": "FP16", "shape": [-1]}])
     with pytest.raises(InvalidInputError, match="output y is FP16, .* ask for binary_data"):
-        codec.wanted(sent_as_json("FP32", [1, 3], [1, 2, 3]), manifest)
+        codec.wanted(sent_as_json("FP32", [1, 3], [1, 2, 3]), "m", manifest.outputs)
     binary = sent_as_json("FP32", [1, 3], [1, 2, 3], parameters={"binary_data_output": True})
-    assert codec.wanted(binary, manifest).outputs[0][1] is True
+    assert codec.wanted(binary, "m", manifest.outputs).outputs[0][1] is True
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -320,7 +320,7 @@ def test_a_value_that_is_not_finite_is_never_silently_null(manifest_of: Manifest
 
     def answer(**parameters: Any) -> codec.Answer:
         request = sent_as_json("FP32", [1, 3], [1, 2, 3], parameters=parameters)
-        return codec.encode(codec.wanted(request, manifest), manifest, arrays)
+        return codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", arrays)
 
     with pytest.raises(InvalidInputError, match="output y has a value that is not finite"):
         answer()

@@ -215,15 +215,38 @@ def test_fp16_is_computed_in_fp32_and_rounded_once(name: str) -> None:
     assert half["inv_std"].tobytes() == single["inv_std"].tobytes()
 
 
-@pytest.mark.parametrize("name", PER_ROW)
+def laid(array: Array, offset: int) -> Array:
+    """The same array, so many bytes past a boundary of 128: a request's tensor lies wherever its header ends."""
+    memory = np.zeros(array.nbytes + 256, "u1")
+    start = -memory.ctypes.data % 128 + offset
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm", "instance_norm"])
+@pytest.mark.parametrize("size", [5, 65, 300, 1001])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_a_row_has_the_same_bits_alone_and_among_others_and_with_more_threads(name: str, dtype: str) -> None:
-    inputs = draw(name, (65, 300), 1e3, 1, dtype)
-    together = run(name, inputs)["y"]
-    for row in (0, 31, 64):
-        assert run(name, inputs | {"x": inputs["x"][row : row + 1]})["y"].tobytes() == together[row].tobytes()
+def test_a_row_has_the_same_bits_alone_among_others_anywhere_in_memory_and_with_more_threads(
+    name: str, size: int, dtype: str
+) -> None:
+    shape = (60, size) if name in PER_ROW else (60, 4, size)
+    inputs = draw(name, shape, 3, 1, dtype)
+    more = {"num_groups": 2} if name == "group_norm" else {}
+    together = run(name, inputs, **more)
+
+    def differ(x: Array, rows: slice) -> int:
+        found = run(name, inputs | {"x": x}, **more)
+        return sum(found[output].tobytes() != array[rows].tobytes() for output, array in together.items())
+
+    for offset in (8, 16, 24, 40):
+        assert differ(laid(inputs["x"], offset), slice(None)) == 0
+    for row in range(60):
+        assert differ(laid(inputs["x"][row : row + 1], 8 * (row % 8)), slice(row, row + 1)) == 0
+    for count in (2, 3, 17):
+        assert differ(laid(inputs["x"][7 : 7 + count], 24), slice(7, 7 + count)) == 0
     operation = OPERATIONS[name]
-    assert Operator(4).run(operation, inputs | operation.checked({}))["y"].tobytes() == together.tobytes()
+    assert Operator(4).run(operation, inputs | operation.checked(more))["y"].tobytes() == together["y"].tobytes()
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])

@@ -1,0 +1,180 @@
+"""A normalisation operation that answers under a model's name: any weights, any shape, one request a run."""
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from time import perf_counter
+from typing import Any
+
+from service import codec
+from service.batcher import Batcher
+from service.errors import InferenceError, InvalidInputError, ServiceError, shown
+from service.manifest import Certificate, OutputTensor
+from service.metrics import ModelMetrics
+from service.op_runtime import Operator
+from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Operation
+from service.protocol import Array, Arrays, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
+from service.served import Call
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+VERSION = "1"
+# Up to so many bytes a run takes less than the way to another thread and back would add (50 to 100 us here).
+INLINE_BYTES = 256 * 2**10
+# Parameters of the protocol, which say nothing of what is to be computed. Any other that the operation does not know is
+# refused: a misspelt eps would be a wrong answer.
+PROTOCOL_PARAMETERS = frozenset({"binary_data_output", "nonfinite", "priority", "timeout", "headers"})
+
+
+class ServedOp:
+    """An operation's OIP model. Its requests are never merged: weights and parameters belong to the request."""
+
+    version = VERSION
+
+    def __init__(
+        self,
+        operation: Operation,
+        operator: Operator,
+        threads: ThreadPoolExecutor,
+        certificate: Certificate,
+        metrics: ModelMetrics,
+        settings: Settings,
+        instances: int,
+    ) -> None:
+        self.operation = operation
+        self.name = operation.name
+        self.certificate = certificate
+        self.metrics = metrics
+        self._operator = operator
+        self._threads = threads
+        self._settings = settings
+        self._instances = instances
+        self._batcher = Batcher(
+            self.name,
+            self._run_in_thread,
+            metrics,
+            merges=False,
+            instances=instances,
+            max_batch_size=1,
+            max_queue_delay_ms=0,
+            max_queue_size=settings.max_queue_size,
+        )
+        self._batcher.start()
+
+    def decode(self, request: InferenceRequest) -> Call:
+        """Check inputs and parameters, as far as they do not depend on each other. Raises InvalidInputError."""
+        if request.raw is not None:
+            raise InvalidInputError(
+                f"a raw body has no shape, and {self.name} takes x of any shape: send a JSON header"
+            )
+        sent = {tensor.name: tensor for tensor in request.inputs}
+        if len(sent) != len(request.inputs) or "x" not in sent or not sent.keys() <= {*self.operation.inputs}:
+            names = [tensor.name for tensor in request.inputs]
+            takes = ", ".join(self.operation.inputs)
+            raise InvalidInputError(f"the inputs are {shown(names)}, {self.name} takes {takes}, each once, x always")
+        parameters = self.operation.checked(
+            {name: value for name, value in request.parameters.items() if name not in PROTOCOL_PARAMETERS}
+        )
+        inputs = {name: _tensor(tensor, sent["x"].datatype) for name, tensor in sent.items()}
+        outputs = _outputs(sent["x"].datatype, training=bool(parameters.get("training")))
+        return Call(codec.wanted(request, self.name, outputs), partial(self.run, inputs | parameters))
+
+    async def run(self, inputs: Arrays) -> Arrays:
+        """All outputs. A small request runs here and now, a large one in a thread, so that nobody waits for it.
+
+        Raises InvalidInputError, QueueFullError, ModelNotReadyError, InferenceError.
+        """
+        if inputs["x"].nbytes > INLINE_BYTES:
+            return await self._batcher.submit(inputs)
+        started = perf_counter()
+        try:
+            outputs = self._operator.run(self.operation, inputs)
+        except ServiceError:
+            raise
+        except Exception as error:
+            logger.exception("%s failed", self.name)  # the runtime's words are for the log
+            raise InferenceError(self.name) from error
+        self.metrics.observe_batch(1, [0.0], perf_counter() - started)
+        return outputs
+
+    async def _run_in_thread(self, inputs: Arrays) -> Arrays:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._operator.run, self.operation, inputs)
+
+    def metadata(self, versions: list[str]) -> ModelMetadata:
+        """Inputs and outputs of any shape, and the parameters; x and all others may be any one of ``datatypes``."""
+        outputs = ["y", *STATISTICS, *self.operation.more_inputs]
+        return ModelMetadata(
+            name=self.name,
+            versions=versions,
+            platform="onnx_onnxv1",
+            inputs=[TensorMetadata(name, DATATYPES_TAKEN[0], [-1]) for name in self.operation.inputs],
+            outputs=[TensorMetadata(name, DATATYPES_TAKEN[0], [-1]) for name in outputs],
+            datatypes=list(DATATYPES_TAKEN),
+            parameters=self.operation.described_parameters(),
+        )
+
+    def configuration(self) -> dict[str, Any]:
+        """How it is run, in the terms of a model's."""
+        metadata = self.metadata([VERSION])
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "platform": metadata.platform,
+            "backend": "onnxruntime",
+            "max_batch_size": 0,
+            "input": [
+                {
+                    "name": tensor.name,
+                    "data_type": f"TYPE_{tensor.datatype}",
+                    "dims": [-1],
+                    "optional": tensor.name != "x",
+                }
+                for tensor in metadata.inputs
+            ],
+            "output": [
+                {"name": tensor.name, "data_type": f"TYPE_{tensor.datatype}", "dims": [-1]}
+                for tensor in metadata.outputs
+            ],
+            "instance_group": [{"kind": "KIND_CPU", "count": self._instances, "intra_op_threads": 1}],
+            "batching": {
+                "enabled": False,
+                "reason": "weight, bias and parameters belong to the request: each is a run of its own",
+                "max_batch_size": 1,
+                "max_queue_size": self._settings.max_queue_size,
+            },
+            "task": self.operation.formula,
+            "parameters": metadata.parameters,
+            "source": self.operation.source,
+        }
+
+    async def close(self) -> None:
+        """Answer what is queued, refuse what comes. The threads are their owner's."""
+        await self._batcher.close()
+
+
+@cache
+def _outputs(datatype: str, *, training: bool) -> list[OutputTensor]:
+    """What a request may ask for: y, the statistics when it names them, the running ones from training."""
+    computed = "FP64" if datatype == "FP64" else "FP32"
+    found = [OutputTensor(name="y", datatype=datatype, shape=[-1])]
+    if training:
+        found += [OutputTensor(name=name, datatype=computed, shape=[-1]) for name in ("running_mean", "running_var")]
+    return found + [OutputTensor(name=name, datatype=computed, shape=[-1], on_request=True) for name in STATISTICS]
+
+
+def _tensor(sent: RequestInput, datatype: str) -> Array:
+    """An input of x's datatype, with up to eight sizes from 1."""
+    if sent.datatype not in DATATYPES_TAKEN:
+        raise InvalidInputError(
+            f"input {sent.name} has datatype {shown(sent.datatype)}, it must be one of {', '.join(DATATYPES_TAKEN)}"
+        )
+    if sent.datatype != datatype:
+        raise InvalidInputError(f"input {sent.name} has datatype {sent.datatype}, it must be that of x, {datatype}")
+    if not 1 <= len(sent.shape) <= MAX_RANK or min(sent.shape) < 1:
+        raise InvalidInputError(
+            f"input {sent.name} has shape {shown(sent.shape)}, it must have 1 to {MAX_RANK} sizes, each from 1"
+        )
+    return codec.array_of(sent)
