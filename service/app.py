@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 
 from service.handlers import add_error_handlers
 from service.metrics import Metrics
+from service.op_routes import op_router
 from service.openapi import use_own_openapi
 from service.repository import ModelRepository
 from service.routes import INFER_PATHS, infer, router
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     for path in INFER_PATHS:
         app.add_route(path, infer, methods=["POST"], include_in_schema=False)
     app.include_router(router)
+    app.include_router(op_router())
     use_own_openapi(app, INFER_PATHS)
     add_error_handlers(app)
     return app

@@ -45,10 +45,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response body, and how much of it is JSON when binary tensors follow."""
+    """A response: its JSON, and the binary tensors that follow it, as they lie in memory."""
 
-    body: bytes
-    json_length: int | None = None
+    text: bytes
+    tensors: list[memoryview]
 
 
 # ---- request -> arrays -----------------------------------------------------------------------------------------------
@@ -233,12 +233,12 @@ def wanted(request: InferenceRequest, model_name: str, outputs: Sequence[OutputT
 def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
     """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
     outputs: list[dict[str, Any]] = []
-    binary: list[bytes] = []
+    binary: list[memoryview] = []
     for name, is_binary in wanted.outputs:
         array = np.ascontiguousarray(arrays[name])
         entry: dict[str, Any] = {"name": name, "datatype": DATATYPE_OF[array.dtype], "shape": list(array.shape)}
         if is_binary:
-            binary.append(array.tobytes())
+            binary.append(array.data.cast("B"))
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             if array.dtype.kind == "f" and not wanted.nonfinite_as_null and not np.isfinite(array).all():
@@ -252,4 +252,4 @@ def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) 
     if wanted.id is not None:
         document["id"] = wanted.id
     text = orjson.dumps(document | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer(b"".join((text, *binary)), len(text)) if binary else Answer(text)
+    return Answer(text, binary)

@@ -59,16 +59,7 @@ class Operator:
             raise OverflowingInputError(operation.name)
         if parameters.get("training"):
             found = _after_training(found, task, tensors, parameters["momentum"])
-        kept = DATATYPES["FP64" if given == "FP64" else "FP32"]
-        shaped = {
-            name: found[name].reshape(shape).astype(kept, copy=False)
-            for name, shape in task.shapes.items()
-            if name in found
-        }
-        if given == "FP16":
-            with np.errstate(over="ignore"):  # infinity, where the datatype holds no number as large
-                shaped["y"] = shaped["y"].astype(np.float16)
-        return shaped
+        return _answered(found, task, given)
 
     def _computed(self, task: Task, eps: float, datatype: str) -> Arrays:
         dtype = DATATYPES[datatype]
@@ -80,6 +71,20 @@ class Operator:
             size = inputs["x"].shape[2]
             inputs["average"] = np.full((size, 1), 1 / size)
         return self._graphs[task.graph_fp64, datatype](inputs)
+
+
+def _answered(found: Arrays, task: Task, given: str) -> Arrays:
+    """What was computed, in the caller's shapes and datatype; statistics of FP16 stay FP32."""
+    kept = DATATYPES["FP64" if given == "FP64" else "FP32"]
+    with np.errstate(over="ignore"):  # infinity, where the datatype holds no number as large
+        answer = {
+            name: found[name].reshape(shape).astype(kept, copy=False)
+            for name, shape in task.shapes.items()
+            if name in found
+        }
+        if given == "FP16":
+            answer["y"] = answer["y"].astype(np.float16)
+    return answer
 
 
 def _overflowed(found: Arrays, task: Task) -> bool:

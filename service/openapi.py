@@ -118,6 +118,7 @@ def _infer_operation(path: str) -> dict[str, Any]:
 
 _TAGS = [
     {"name": "inference", "description": "Run a model."},
+    {"name": "operations", "description": "The normalisation operations themselves, with your own weights."},
     {"name": "models", "description": "What is served, and how."},
     {"name": "certificate", "description": "What was measured of each model."},
     {"name": "statistics", "description": "What the server has done."},

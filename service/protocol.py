@@ -109,6 +109,21 @@ class ModelList:
 
 
 @dataclass(frozen=True)
+class OperationDescription:
+    """One line of GET /v1/ops."""
+
+    name: str
+    formula: str
+    statistics_of: str
+    source: str
+    inputs: list[str]
+    outputs: list[str]
+    parameters: dict[str, dict[str, Any]]
+    datatypes: list[str]
+    model: str
+
+
+@dataclass(frozen=True)
 class Live:
     """GET /v2/health/live."""
 

@@ -15,7 +15,7 @@ _NOT_OFFERED = frozenset({"classification", "shared_memory_region", "sequence_id
 _KINDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def parse(body: bytes, header_length: str | None) -> InferenceRequest:
+def parse(body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
     """The request in ``body``; ``header_length`` is its Inference-Header-Content-Length, if it has one.
 
     Raises InvalidInputError saying which field is wrong, what it was and what it must be.
@@ -23,7 +23,7 @@ def parse(body: bytes, header_length: str | None) -> InferenceRequest:
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if header_length is not None and length == 0:
         return InferenceRequest(raw=memoryview(body), binary_data_output=True)
-    text, binary = body[:length], memoryview(body)[length:]
+    text, binary = memoryview(body)[:length], memoryview(body)[length:]
     document = _object(_json(text, is_all=header_length is None), "the body")
     inputs, taken = [], 0
     for index, item in enumerate(_list(document.get("inputs"), "inputs", MAX_TENSORS)):
@@ -47,7 +47,7 @@ def parse(body: bytes, header_length: str | None) -> InferenceRequest:
     )
 
 
-def parse_index(body: bytes) -> bool:
+def parse_index(body: bytes | bytearray) -> bool:
     """POST /v2/repository/index: whether only models that serve are asked for. An empty body asks for all."""
     if not body:
         return False
@@ -63,7 +63,7 @@ def _json_length(header: str, body_length: int) -> int:
     )
 
 
-def _json(text: bytes, *, is_all: bool) -> Any:
+def _json(text: bytes | bytearray | memoryview, *, is_all: bool) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:

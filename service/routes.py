@@ -14,8 +14,10 @@ from service import codec
 from service.body import read_body
 from service.manifest import Certificate
 from service.metrics import Metrics
+from service.off_the_loop import off_the_loop, size_of
 from service.protocol import (
     HEADER_LENGTH,
+    Arrays,
     ErrorBody,
     Live,
     ModelIndexEntry,
@@ -30,6 +32,7 @@ from service.request import parse, parse_index
 from service.served import Call, Served
 from service.settings import Settings
 from service.statistics import model_statistics
+from service.tensor_response import TensorResponse
 from service.version import VERSION
 
 INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
@@ -82,20 +85,26 @@ async def infer(request: Request) -> Response:
     name, version = request.path_params["name"], request.path_params.get("version")
     with repository.metrics_of(name, version).request():
         model = repository.get(name, version)
-        call = _decoded(model, await read_body(request, max_body_bytes), request.headers.get(HEADER_LENGTH))
+        body = await read_body(request, max_body_bytes)
+        call = await off_the_loop(len(body), _decoded, model, body, request.headers.get(HEADER_LENGTH))
+        del body
         outputs = await call.run()
-        with model.metrics.codec("encode"):
-            answer = codec.encode(call.wanted, model.name, model.version, outputs)
-    if answer.json_length is None:
-        return Response(answer.body, media_type="application/json")
-    headers = {HEADER_LENGTH: str(answer.json_length)}
-    return Response(answer.body, media_type="application/octet-stream", headers=headers)
+        answer = await off_the_loop(size_of(outputs), _encoded, model, call.wanted, outputs)
+    if not answer.tensors:
+        return Response(answer.text, media_type="application/json")
+    headers = {HEADER_LENGTH: str(len(answer.text))}
+    return TensorResponse([answer.text, *answer.tensors], "application/octet-stream", headers)
 
 
-def _decoded(model: Served, body: bytes, header_length: str | None) -> Call:
+def _decoded(model: Served, body: bytes | bytearray, header_length: str | None) -> Call:
     """A function of its own, so that body and JSON values are free again while the request waits for its run."""
     with model.metrics.codec("decode"):
         return model.decode(parse(body, header_length))
+
+
+def _encoded(model: Served, wanted: codec.Wanted, outputs: Arrays) -> codec.Answer:
+    with model.metrics.codec("encode"):
+        return codec.encode(wanted, model.name, model.version, outputs)
 
 
 @router.get("/v2", tags=["server"])

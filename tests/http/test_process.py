@@ -3,14 +3,12 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Thread
-from time import monotonic, sleep
 
 import httpx
 import pytest
@@ -18,38 +16,12 @@ import pytest
 from service.openapi import DIGIT
 
 ROOT = Path(__file__).parents[2]
+Process = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]}
 
 
-@contextmanager
-def process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The service on a free port, once it is ready, and its address."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--port", str(port), *flags]
-    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = monotonic() + 60
-        while True:
-            assert running.poll() is None, running.stderr and running.stderr.read()
-            assert monotonic() < deadline
-            try:
-                if httpx.get(f"{address}/v2/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                sleep(0.02)
-        yield running, address
-    finally:
-        running.kill()
-        running.wait()
-        assert running.stderr
-        running.stderr.close()
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly_with_exit_0(number: signal.Signals) -> None:
+def test_a_signal_ends_it_cleanly_with_exit_0(process: Process, number: signal.Signals) -> None:
     with process() as (running, address):
         assert httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY).status_code == 200
         running.send_signal(number)
@@ -60,7 +32,7 @@ def test_a_signal_ends_it_cleanly_with_exit_0(number: signal.Signals) -> None:
     assert "ERROR" not in log
 
 
-def test_requests_in_flight_are_answered_before_it_ends() -> None:
+def test_requests_in_flight_are_answered_before_it_ends(process: Process) -> None:
     with process("--max-queue-delay-ms", "1000") as (running, address):
         answers: list[int] = []
         client = Thread(
@@ -81,7 +53,7 @@ def test_requests_in_flight_are_answered_before_it_ends() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_the_serving_process_maps_no_torch() -> None:
+def test_the_serving_process_maps_no_torch(process: Process) -> None:
     with process() as (running, address):
         assert httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY).status_code == 200
         maps = Path(f"/proc/{running.pid}/maps").read_text()

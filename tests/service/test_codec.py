@@ -72,10 +72,10 @@ def test_json_carries_every_finite_value_exactly_flat_and_nested(
         assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
         assert decoded.tobytes() == array.tobytes()
         answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", {"x": decoded})
-        (output,) = json.loads(answer.body)["outputs"]
+        (output,) = json.loads(answer.text)["outputs"]
         again = np.array(output["data"], DATATYPES[datatype]).reshape(output["shape"])
         assert again.tobytes() == array.tobytes()
-        assert answer.json_length is None
+        assert answer.tensors == []
 
 
 @given(st.data())
@@ -93,9 +93,9 @@ def test_binary_carries_every_bit_both_ways(manifest_of: ManifestOf, datatype: s
     assert decoded.flags.aligned
     assert (decoded.dtype, decoded.shape, decoded.tobytes()) == (array.dtype, array.shape, array.tobytes())
     answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", {"x": decoded})
-    header = json.loads(answer.body[: answer.json_length])
+    header = json.loads(answer.text)
     assert header["outputs"][0]["parameters"] == {"binary_data_size": array.nbytes}
-    assert answer.body[answer.json_length :] == array.tobytes()
+    assert b"".join(answer.tensors) == array.tobytes()
 
 
 def test_json_and_binary_inputs_mix_and_come_in_any_order(manifest_of: ManifestOf) -> None:
@@ -269,7 +269,7 @@ TWO_OUTPUTS = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("y
 
 
 def outputs_of(answer: codec.Answer) -> list[dict[str, Any]]:
-    return json.loads(answer.body[: answer.json_length])["outputs"]
+    return json.loads(answer.text)["outputs"]
 
 
 def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(manifest_of: ManifestOf) -> None:
@@ -282,8 +282,8 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(mani
         {"name": "z", "datatype": "FP32", "shape": [1], "data": [2.5]},
         {"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
     ]
-    assert answer.body[answer.json_length :] == struct.pack("<f", 1.5)
-    assert json.loads(answer.body[: answer.json_length])["id"] == "7"
+    assert b"".join(answer.tensors) == struct.pack("<f", 1.5)
+    assert json.loads(answer.text)["id"] == "7"
 
 
 def test_an_output_on_request_is_sent_when_it_is_named_and_else_not(manifest_of: ManifestOf) -> None:
@@ -326,4 +326,4 @@ def test_a_value_that_is_not_finite_is_never_silently_null(manifest_of: Manifest
         answer()
     assert outputs_of(answer(nonfinite="null"))[0]["data"] == [1, None, 3]
     binary = answer(binary_data_output=True)
-    assert binary.body[binary.json_length :] == arrays["y"].tobytes()
+    assert b"".join(binary.tensors) == arrays["y"].tobytes()

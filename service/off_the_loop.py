@@ -1,0 +1,24 @@
+"""Small work is done where it comes up, large work in a thread, so that nobody else waits for it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from service.protocol import Arrays
+
+LARGE_BYTES = 2**20  # what a core decodes or encodes in about a millisecond; less is done sooner than handed over
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def off_the_loop(size: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """``function(*args)``, in a thread when it has more than LARGE_BYTES to go through."""
+    if size <= LARGE_BYTES:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def size_of(arrays: Arrays) -> int:
+    """Bytes in all of them."""
+    return sum(array.nbytes for array in arrays.values())

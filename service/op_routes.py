@@ -1,0 +1,137 @@
+"""``/v1/ops``: the normalisation operations for people and the documentation page."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.body import read_body
+from service.errors import InvalidInputError, ModelNotFoundError, shown
+from service.off_the_loop import off_the_loop, size_of
+from service.op_bodies import BODIES, OpAnswer, parse_body
+from service.ops import DATATYPES_TAKEN, OPERATIONS, STATISTICS, Operation
+from service.protocol import Arrays, ErrorBody, OperationDescription
+from service.repository import ModelRepository
+from service.served import Call, Served
+from service.settings import Settings
+
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "There is no such operation."}}
+ERRORS = {
+    400: "A value is not what the operation takes; the error names it and says what is allowed.",
+    413: "The body is larger than this server takes.",
+    415: "A Content-Encoding other than identity, gzip or deflate.",
+    429: "The queue is full; Retry-After says when to try again.",
+    500: "The operation failed; the server's log says why.",
+    503: "The operations are being loaded, or were refused.",
+}
+
+
+async def operations() -> list[OperationDescription]:
+    """What each operation computes, its inputs, outputs and parameters, and the paper it comes from."""
+    return [_described(operation) for operation in OPERATIONS.values()]
+
+
+async def operation(name: str) -> OperationDescription:
+    """One of them."""
+    if name not in OPERATIONS:
+        raise _unknown(name)
+    return _described(OPERATIONS[name])
+
+
+def _described(operation: Operation) -> OperationDescription:
+    return OperationDescription(
+        name=operation.name,
+        formula=operation.formula,
+        statistics_of=operation.statistics_of,
+        source=operation.source,
+        inputs=list(operation.inputs),
+        outputs=["y", *STATISTICS, *operation.more_inputs],
+        parameters=operation.described_parameters(),
+        datatypes=list(DATATYPES_TAKEN),
+        model=f"/v2/models/{operation.name}",
+    )
+
+
+async def _compute(name: str, request: Request) -> Response:
+    repository: ModelRepository = request.app.state.repository
+    settings: Settings = request.app.state.settings
+    with repository.metrics_of(name).request():
+        model = repository.get(name)
+        body = await read_body(request, settings.max_body_bytes)
+        call = await off_the_loop(len(body), _decoded, model, body)
+        outputs = await call.run()
+        wanted = {each: outputs[each] for each, _ in call.wanted.outputs}
+        answer = await off_the_loop(size_of(wanted), _encoded, model, wanted)
+    return Response(answer, media_type="application/json")
+
+
+def _decoded(model: Served, body: bytes | bytearray) -> Call:
+    with model.metrics.codec("decode"):
+        return model.decode(parse_body(model.name, body).request())
+
+
+def _encoded(model: Served, outputs: Arrays) -> bytes:
+    with model.metrics.codec("encode"):
+        return _answer(outputs)
+
+
+def _answer(outputs: Arrays) -> bytes:
+    for name, array in outputs.items():
+        if not np.isfinite(array).all():
+            raise InvalidInputError(
+                f"{name} has a value that is not finite, which JSON cannot carry: ask /v2 for binary"
+            )
+    y = outputs["y"]
+    described = {"datatype": "FP64" if y.dtype == np.float64 else "FP32", "shape": list(y.shape)}
+    arrays = {name: np.ascontiguousarray(array) for name, array in outputs.items()}
+    return orjson.dumps({"y": arrays.pop("y"), **described, **arrays}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _unknown(name: str) -> ModelNotFoundError:
+    return ModelNotFoundError(f"there is no operation {shown(name)}; the operations are {', '.join(OPERATIONS)}")
+
+
+async def no_such_operation(name: str) -> Response:
+    """Every path that is an operation's stands before this one."""
+    raise _unknown(name)
+
+
+def op_router() -> APIRouter:
+    """The routes; each operation has a path of its own, so that its body has its own schema and example."""
+    router = APIRouter(tags=["operations"])
+    router.add_api_route("/v1/ops", operations, methods=["GET"])
+    router.add_api_route("/v1/ops/{name}", operation, methods=["GET"], responses=UNKNOWN)
+    for each in OPERATIONS.values():
+        _add(router, each)
+    router.add_api_route("/v1/ops/{name}", no_such_operation, methods=["POST"], include_in_schema=False)
+    return router
+
+
+def _add(router: APIRouter, operation: Operation) -> None:
+    async def compute(request: Request) -> Response:
+        return await _compute(operation.name, request)
+
+    schema = BODIES[operation.name].model_json_schema()
+    answer = {"application/json": {"schema": OpAnswer.model_json_schema()}}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": words} for status, words in ERRORS.items()
+    }
+    router.add_api_route(
+        f"/v1/ops/{operation.name}",
+        compute,
+        methods=["POST"],
+        operation_id=operation.name,
+        summary=operation.name,
+        description=f"`{operation.formula}`\n\nMean and variance are of {operation.statistics_of}. {operation.source}.",
+        response_class=Response,
+        responses={200: {"description": "What was computed.", "content": answer}, **errors},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": schema, "example": schema["example"]}},
+            }
+        },
+    )
