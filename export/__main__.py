@@ -12,7 +12,7 @@ from export.artifact import export_artifact
 from export.catalog import CATALOG, REFERENCE_MODELS
 from export.errors import ExportError
 from export.op_certificates import op_certificates
-from export.op_graphs import write_op_graphs
+from export.op_graphs import op_graphs
 from service.manifest import CERTIFICATES_FILE, ArtifactError, Certificate
 
 ARTIFACTS = Path("artifacts")
@@ -44,14 +44,17 @@ def main(arguments: Sequence[str], console: Console) -> int:
 def export_operations(folder: Path) -> list[Certificate]:
     """Write the graphs of the normalisation operations and, beside them, what was measured of them.
 
-    Raises ExportError when a claim does not hold.
+    Raises ExportError when a claim does not hold, and leaves the folder as it was.
     """
-    write_op_graphs(folder)
-    certificates = op_certificates(folder)
+    graphs = op_graphs()
+    certificates = op_certificates(graphs)
     for certificate in certificates.root:
         for claim in certificate.claims:
             if not claim.holds:
                 raise ExportError(f"{certificate.model_name}: {claim.claim} does not hold: {claim.measured}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, graph in graphs.items():
+        (folder / f"{name}.onnx").write_bytes(graph)
     (folder / CERTIFICATES_FILE).write_text(certificates.model_dump_json(indent=1) + "\n")
     return certificates.root
 

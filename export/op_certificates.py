@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from export.certify import MEANS
 from export.held_out import Array, Arrays
-from export.op_graphs import NAMES
 from service.certificate import Run, open_graph, thread_invariant
 from service.manifest import Certificate, Certificates, Claim
 
@@ -110,7 +108,7 @@ TRIALS = {
     "batch_norm": [
         Trial(
             "as served",
-            {"FP32": "batch_norm.FP32", "FP64": "batch_norm.FP64"},
+            {"FP32": "batch_norm.FP64", "FP64": "batch_norm.FP64"},
             (8, CHANNELS, 2 * POSITIONS),
             (CHANNELS, 1),
             _batch_norm,
@@ -207,10 +205,9 @@ def threads_change_nothing(trials: list[Trial], runs: Mapping[int, Mapping[str, 
     )
 
 
-def op_certificates(folder: Path) -> Certificates:
-    """The certificate of every operation, measured on the graphs in ``folder``."""
-    files = {name: (folder / f"{name}.onnx").read_bytes() for name in NAMES}
-    runs = {threads: {name: open_graph(graph, threads) for name, graph in files.items()} for threads in THREADS}
+def op_certificates(graphs: Mapping[str, bytes]) -> Certificates:
+    """The certificate of every operation, measured on the graphs of these names."""
+    runs = {threads: {name: open_graph(graph, threads) for name, graph in graphs.items()} for threads in THREADS}
     return Certificates(
         [
             Certificate(

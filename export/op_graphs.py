@@ -8,8 +8,6 @@ in memory it lies (docs/decisions/0006). x is (R, G, K): R rows of G groups of K
 - FP64, whose kernel sums one number after the other: the definition in two passes.
 """
 
-from pathlib import Path
-
 from onnx import ModelProto, checker, parser
 
 KERNEL_EPS = 2.0**-80  # of LayerNormalization: small, so that a scaled row's squares stay far from overflow
@@ -114,22 +112,17 @@ two_passes (double[R, G, K] x, double[G, A] weight, double[G, A] bias, double[K,
     weighted = Mul (normalised, weight)
     y = Add (weighted, bias)
 }}""",
-}
-
-_BATCH_NORM = """
-batch_norm (float[R, G, K] x, float[G, A] weight, float[G, A] bias, float[G, 1] running_mean, float[G, 1] running_var,
-    float eps) => (float[R, G, K] y, float[G, 1] mean, float[G, 1] inv_std) {
-    mean = Identity (running_mean)
+    "batch_norm.FP64": """
+batch_norm (double[R, G, K] x, double[G, A] weight, double[G, A] bias, double[G, 1] running_mean,
+    double[G, 1] running_var, double eps) => (double[R, G, K] y) {
     shifted = Add (running_var, eps)
     std = Sqrt (shifted)
-    inv_std = Reciprocal (std)
-    factor = Div (weight, std)
     centred = Sub (x, running_mean)
-    weighted = Mul (centred, factor)
+    normalised = Div (centred, std)
+    weighted = Mul (normalised, weight)
     y = Add (weighted, bias)
-}"""
-_GRAPHS["batch_norm.FP32"] = _BATCH_NORM
-_GRAPHS["batch_norm.FP64"] = _BATCH_NORM.replace("float", "double")
+}""",
+}
 
 NAMES = tuple(_GRAPHS)
 
@@ -141,8 +134,6 @@ def op_graph(name: str) -> ModelProto:
     return model
 
 
-def write_op_graphs(folder: Path) -> None:
-    """Every graph, as ``<name>.<datatype>.onnx``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
-        (folder / f"{name}.onnx").write_bytes(op_graph(name).SerializeToString(deterministic=True))
+def op_graphs() -> dict[str, bytes]:
+    """Every graph as it is written to ``<name>.<datatype>.onnx``."""
+    return {name: op_graph(name).SerializeToString(deterministic=True) for name in NAMES}

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from service.protocol import Arrays
 
 logger = logging.getLogger(__name__)
 
-AsyncRun = Callable[[Arrays], Awaitable[Arrays]]
+AsyncRun = Callable[[Any], Awaitable[Arrays]]
 
 
 class BatchObserver(Protocol):
@@ -38,7 +38,7 @@ class BatchObserver(Protocol):
 class _Pending:
     """A request waiting for its answer."""
 
-    inputs: Arrays
+    inputs: Any  # Arrays where requests merge
     rows: int
     signature: Hashable  # requests merge only when these are equal
     future: asyncio.Future[Arrays]
@@ -52,6 +52,10 @@ class _Pending:
             self.future.set_exception(answer)
         else:
             self.future.set_result(answer)
+
+
+def _signature(inputs: Arrays) -> Hashable:
+    return tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items())
 
 
 class Batcher:
@@ -107,8 +111,10 @@ class Batcher:
     ) -> None:
         await self.close()
 
-    async def submit(self, inputs: Arrays) -> Arrays:
+    async def submit(self, inputs: Any) -> Arrays:
         """The model's outputs for ``inputs``: (rows, ...) arrays by name, rows along axis 0.
+
+        Without merging, inputs are whatever ``run`` takes.
 
         Raises QueueFullError at once when ``max_queue_size`` requests wait already, ModelNotReadyError once the model
         is being closed, InferenceError when the run fails.
@@ -120,7 +126,7 @@ class Batcher:
         pending = _Pending(
             inputs,
             rows=len(next(iter(inputs.values()))) if self._merges else 1,
-            signature=tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items()),
+            signature=_signature(inputs) if self._merges else None,
             future=asyncio.get_running_loop().create_future(),
         )
         self._queue.append(pending)
@@ -215,7 +221,8 @@ class Batcher:
 
     def _merged(self, batch: list[_Pending]) -> Arrays:
         if len(batch) == 1:
-            return batch[0].inputs
+            inputs: Arrays = batch[0].inputs
+            return inputs
         return {name: np.concatenate([pending.inputs[name] for pending in batch]) for name in batch[0].inputs}
 
     def _split(self, outputs: Arrays, batch: list[_Pending]) -> list[Arrays]:

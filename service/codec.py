@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from service.errors import InvalidInputError, TooManyRowsError, shown
+from service.json_numbers import read, written
 from service.manifest import InputTensor, Manifest, OutputTensor
 from service.protocol import (
     DATATYPE_OF,
@@ -21,10 +22,12 @@ from service.protocol import (
     Array,
     Arrays,
     InferenceRequest,
+    JsonNumbers,
     RequestedOutput,
     RequestInput,
 )
 
+MAX_NESTING = 32  # of lists in lists, before anything is done for each of them
 _JSON_TYPES: dict[str, frozenset[type]] = {
     "b": frozenset({bool}),
     "i": frozenset({int}),
@@ -45,9 +48,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: its JSON, and the binary tensors that follow it, as they lie in memory."""
+    """A response: its JSON in parts, and the binary tensors that follow it, as they lie in memory."""
 
-    text: bytes
+    text: list[bytes]
     tensors: list[memoryview]
 
 
@@ -68,6 +71,11 @@ def decode(request: InferenceRequest, manifest: Manifest) -> Arrays:
         names = [tensor.name for tensor in request.inputs]
         takes = [f"{tensor.name} (optional)" if tensor.optional else tensor.name for tensor in manifest.inputs]
         raise InvalidInputError(f"the inputs are {shown(names)}, model {manifest.name} takes {takes}, each once")
+    if (left_out := known - by_name.keys()) not in (set(), known - required):
+        raise InvalidInputError(
+            f"input {', '.join(sorted(by_name.keys() - required))} comes without {', '.join(sorted(left_out))}: "
+            f"model {manifest.name} takes all of its optional inputs or none, for they are parts of one state"
+        )
     arrays = {
         tensor.name: _decode_tensor(by_name[tensor.name], tensor, manifest)
         for tensor in manifest.inputs
@@ -95,6 +103,8 @@ def array_of(sent: RequestInput) -> Array:
     dtype = DATATYPES[sent.datatype]
     if isinstance(sent.data, memoryview):
         return _from_bytes(sent.data, dtype, sent.shape, sent.name)
+    if isinstance(sent.data, JsonNumbers):
+        return array_of_numbers(sent.data, dtype, sent.name, sent.shape)
     return _from_json(sent.data, dtype, sent.shape, sent.name)
 
 
@@ -143,7 +153,46 @@ def _from_bytes(data: memoryview, dtype: np.dtype[Any], shape: list[int], name: 
     return array if array.flags.aligned else array.copy()
 
 
-def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: str) -> Array:
+def array_of_numbers(numbers: JsonNumbers, dtype: np.dtype[Any], name: str, shape: list[int] | None = None) -> Array:
+    """The tensor in a large JSON text, each piece checked as a whole tensor would be.
+
+    shape: None where the lists say it. Raises InvalidInputError.
+    """
+    parts, filled = list[Array](), 0
+    most = None if shape is None else math.prod(shape)
+    try:
+        for piece in read(numbers):
+            nested = type(piece[0]) is list
+            inner = (shape_of(piece, name) if not parts else list(parts[0].shape)) if shape is None else shape
+            part = _from_json(piece, dtype, [len(piece), *inner[1:]] if nested else [len(piece)], name, filled)
+            if parts and part.ndim != parts[0].ndim:
+                raise InvalidInputError(f"input {name} is ragged: some of its elements are lists, some numbers")
+            parts.append(part)
+            filled += part.size
+            if most is not None and filled > most:
+                raise InvalidInputError(f"input {name} has more values than the {most} that its shape {shape} makes")
+    except orjson.JSONDecodeError as error:
+        raise InvalidInputError(f"the data of input {name} is not JSON: {error}") from error
+    if most is not None and filled != most:
+        raise InvalidInputError(f"input {name} has {filled} values, its shape {shape} makes {most}")
+    array = np.concatenate(parts)
+    return array if shape is None else array.reshape(shape)
+
+
+def shape_of(data: list[Any], name: str) -> list[int]:
+    """Sizes of nested lists, by the first of each. Raises InvalidInputError when they are nested too deeply."""
+    sizes: list[int] = []
+    level: Any = data
+    while isinstance(level, list):
+        if len(sizes) == MAX_NESTING:
+            raise InvalidInputError(f"input {name} is nested more than {MAX_NESTING} deep")
+        sizes.append(len(level))
+        level = level[0] if level else None
+    return sizes
+
+
+def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: str, first: int = 0) -> Array:
+    """first: how many values came before."""
     if dtype == np.float16:
         raise InvalidInputError(f"input {name} is FP16, which JSON cannot carry exactly: use binary")
     values = _flat(data, shape, name)
@@ -153,7 +202,7 @@ def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: st
     if not allowed.issuperset(map(type, values)):
         index, value = next((index, value) for index, value in enumerate(values) if type(value) not in allowed)
         raise InvalidInputError(
-            f"input {name} has {shown(value)} at position {index}, it must be {_JSON_NAMES[dtype.kind]}"
+            f"input {name} has {shown(value)} at position {first + index}, it must be {_JSON_NAMES[dtype.kind]}"
         )
     try:
         with np.errstate(over="ignore"):
@@ -166,7 +215,9 @@ def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: st
         ) from None
     if dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity, so this one was too large
         index = int(np.argmin(np.isfinite(array)))
-        raise InvalidInputError(f"input {name} has {values[index]} at position {index}, too large for its datatype")
+        raise InvalidInputError(
+            f"input {name} has {values[index]} at position {first + index}, too large for its datatype"
+        )
     return array.reshape(shape)
 
 
@@ -232,24 +283,23 @@ def wanted(request: InferenceRequest, model_name: str, outputs: Sequence[OutputT
 
 def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
     """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
-    outputs: list[dict[str, Any]] = []
-    binary: list[memoryview] = []
+    document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
+    if wanted.id is not None:
+        document["id"] = wanted.id
+    text, tensors = [orjson.dumps(document)[:-1], b',"outputs":['], list[memoryview]()
     for name, is_binary in wanted.outputs:
         array = np.ascontiguousarray(arrays[name])
         entry: dict[str, Any] = {"name": name, "datatype": DATATYPE_OF[array.dtype], "shape": list(array.shape)}
         if is_binary:
-            binary.append(array.data.cast("B"))
+            tensors.append(array.data.cast("B"))
             entry["parameters"] = {"binary_data_size": array.nbytes}
-        else:
-            if array.dtype.kind == "f" and not wanted.nonfinite_as_null and not np.isfinite(array).all():
-                raise InvalidInputError(
-                    f"output {name} has a value that is not finite, which JSON cannot carry: ask for it with "
-                    'binary_data, or set the request\'s parameter nonfinite to "null"'
-                )
-            entry["data"] = array.ravel()
-        outputs.append(entry)
-    document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
-    if wanted.id is not None:
-        document["id"] = wanted.id
-    text = orjson.dumps(document | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer(text, binary)
+            text += [orjson.dumps(entry), b","]
+            continue
+        if array.dtype.kind == "f" and not wanted.nonfinite_as_null and not np.isfinite(array).all():
+            raise InvalidInputError(
+                f"output {name} has a value that is not finite, which JSON cannot carry: ask for it with "
+                'binary_data, or set the request\'s parameter nonfinite to "null"'
+            )
+        text += [orjson.dumps(entry)[:-1], b',"data":', *written(array.ravel()), b"},"]
+    text[-1] = text[-1][:-1]  # no comma behind the last one
+    return Answer([*text, b"]}"], tensors)

@@ -7,8 +7,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from service.errors import STATUS, ServiceError
+
+
+def _methods_at(request: Request) -> str:
+    """Every method of the path, whichever of its routes has it; Starlette's own header names the first route's."""
+    methods = set[str]()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -25,7 +35,9 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == HTTPStatus.NOT_FOUND:
             message = "there is nothing at this path; /docs lists what there is"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            message = f"{request.method} is not allowed here, {(error.headers or {}).get('Allow', 'another method')} is"
+            allowed = _methods_at(request)
+            message = f"{request.method} is not allowed here, it must be {allowed.replace(', ', ' or ')}"
+            return JSONResponse({"error": message}, error.status_code, {"Allow": allowed})
         return JSONResponse({"error": message}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)

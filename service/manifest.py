@@ -96,7 +96,7 @@ class OutputTensor(Tensor):
 
 
 class InputTensor(Tensor):
-    """An input, with what it may hold; one that is ``optional`` is zeros when left out.
+    """An input, with what it may hold; those that are ``optional`` are zeros when all of them are left out.
 
     A bound that is not given is not checked.
     """

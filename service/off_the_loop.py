@@ -6,14 +6,15 @@ from typing import ParamSpec, TypeVar
 
 from service.protocol import Arrays
 
-LARGE_BYTES = 2**20  # what a core decodes or encodes in about a millisecond; less is done sooner than handed over
+LARGE_BYTES = 2**20  # what takes a core a millisecond or two; less is done sooner than handed over
+JSON_COSTS = 8  # times as much as binary, for a byte
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 async def off_the_loop(size: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """``function(*args)``, in a thread when it has more than LARGE_BYTES to go through."""
+    """``function(*args)``, in a thread when it has more than LARGE_BYTES of binary, or what costs as much, to do."""
     if size <= LARGE_BYTES:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)

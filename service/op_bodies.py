@@ -3,11 +3,15 @@
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
+from service.codec import array_of_numbers, shape_of
 from service.errors import InvalidInputError, shown
+from service.json_numbers import cut_out
+from service.off_the_loop import JSON_COSTS, LARGE_BYTES
 from service.ops import MAX_RANK, STATISTICS
-from service.protocol import InferenceRequest, Parameters, RequestedOutput, RequestInput
+from service.protocol import DATATYPES, InferenceRequest, JsonNumbers, Parameters, RequestedOutput, RequestInput
 
 Nested = Annotated[
     list[Any],
@@ -26,7 +30,7 @@ class OpBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    x: Nested
+    x: Nested | SkipJsonSchema[InstanceOf[JsonNumbers]]
     weight: Nested | None = Field(None, description="Multiplies what was normalised; ones when left out.")
     bias: Nested | None = Field(None, description="Is added last; zeros when left out.")
     eps: float = Field(1e-5, gt=0, allow_inf_nan=False, description="Added to the variance inside the root.")
@@ -35,12 +39,13 @@ class OpBody(BaseModel):
         False, description="Answer `mean` and `inv_std`, the reciprocal standard deviation, too."
     )
 
-    def tensors(self) -> dict[str, list[Any] | None]:
+    def tensors(self) -> dict[str, list[Any] | JsonNumbers | None]:
         """The inputs by name."""
         return {"x": self.x, "weight": self.weight, "bias": self.bias}
 
-    def parameters(self) -> Parameters:
-        """The operation's parameters."""
+    def parameters(self, shape: list[int]) -> Parameters:
+        """The operation's parameters. shape: of x."""
+        del shape
         return {"eps": self.eps}
 
     def outputs(self) -> tuple[str, ...]:
@@ -49,13 +54,9 @@ class OpBody(BaseModel):
 
     def request(self) -> InferenceRequest:
         """The same as a request to the operation's OIP model. Raises InvalidInputError."""
-        inputs = [
-            RequestInput(name, self.datatype, _shape(name, data), data)
-            for name, data in self.tensors().items()
-            if data is not None
-        ]
+        inputs = [_input(name, self.datatype, data) for name, data in self.tensors().items() if data is not None]
         outputs = [RequestedOutput(name, binary_data=False) for name in self.outputs()]
-        return InferenceRequest(parameters=self.parameters(), inputs=inputs, outputs=outputs)
+        return InferenceRequest(parameters=self.parameters(inputs[0].shape), inputs=inputs, outputs=outputs)
 
 
 class RowBody(OpBody):
@@ -70,17 +71,17 @@ class RowBody(OpBody):
         None, description="In place of `axis`: the sizes of the normalised axes."
     )
 
-    def parameters(self) -> Parameters:
+    def parameters(self, shape: list[int]) -> Parameters:
         """``normalized_shape`` is said by its axis. Raises InvalidInputError where x does not end in it."""
         axis = -1 if self.axis is None else self.axis
         if self.normalized_shape is not None:
-            shape, wanted = _shape("x", self.x), self.normalized_shape
+            wanted = self.normalized_shape
             if not wanted or shape[-len(wanted) :] != wanted:
                 raise InvalidInputError(f"normalized_shape is {shown(wanted)}, x of shape {shape} must end in it")
-            if self.axis is not None and axis % len(shape) != len(shape) - len(wanted):
+            if self.axis is not None and axis not in (len(shape) - len(wanted), -len(wanted)):
                 raise InvalidInputError(f"axis is {axis} and normalized_shape {wanted}: give one of them")
             axis = -len(wanted)
-        return {**super().parameters(), "axis": axis}
+        return {**super().parameters(shape), "axis": axis}
 
 
 class GroupBody(OpBody):
@@ -92,9 +93,9 @@ class GroupBody(OpBody):
     bias: Channels | None = Field(None, description="Is added to each channel; zeros when left out.")
     num_groups: int = Field(ge=1, description="Groups of channels that are normalised together; it divides them.")
 
-    def parameters(self) -> Parameters:
+    def parameters(self, shape: list[int]) -> Parameters:
         """Eps and groups."""
-        return {**super().parameters(), "num_groups": self.num_groups}
+        return {**super().parameters(shape), "num_groups": self.num_groups}
 
 
 class InstanceBody(OpBody):
@@ -118,13 +119,13 @@ class BatchBody(OpBody):
     training: bool = Field(False, description="Use the batch's own statistics, and answer the running ones moved on.")
     momentum: float = Field(0.1, ge=0, le=1, description="How far training moves the running statistics.")
 
-    def tensors(self) -> dict[str, list[Any] | None]:
+    def tensors(self) -> dict[str, list[Any] | JsonNumbers | None]:
         """The running statistics as well."""
         return {**super().tensors(), "running_mean": self.running_mean, "running_var": self.running_var}
 
-    def parameters(self) -> Parameters:
+    def parameters(self, shape: list[int]) -> Parameters:
         """Eps, and how to train."""
-        return {**super().parameters(), "training": self.training, "momentum": self.momentum}
+        return {**super().parameters(shape), "training": self.training, "momentum": self.momentum}
 
     def outputs(self) -> tuple[str, ...]:
         """In training the running statistics as well."""
@@ -154,32 +155,31 @@ BODIES: dict[str, type[OpBody]] = {
 }
 
 
+def _input(name: str, datatype: str, data: list[Any] | JsonNumbers) -> RequestInput:
+    if isinstance(data, list):
+        return RequestInput(name, datatype, shape_of(data, name), data)
+    array = array_of_numbers(data, DATATYPES[datatype], name)
+    return RequestInput(name, datatype, list(array.shape), array.data.cast("B"))
+
+
 def parse_body(operation: str, body: bytes | bytearray) -> OpBody:
     """The body of an operation. Raises InvalidInputError naming the field that is wrong, its value, what is allowed."""
+    text, numbers = cut_out(body, len(body), "x") if JSON_COSTS * len(body) > LARGE_BYTES else (body, {})
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidInputError(f"the body is not JSON: {error}; NaN and Infinity are no JSON numbers") from error
     if not isinstance(document, dict):
         raise InvalidInputError(f"the body is {shown(document)}, it must be a JSON object")
+    if isinstance(x := document.get("x"), str) and x in numbers:
+        document["x"] = numbers[x]
     try:
         return BODIES[operation].model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        where = str(first["loc"][0]) if first["loc"] else "the body"
         if first["type"] == "extra_forbidden":
             fields = ", ".join(BODIES[operation].model_fields)
             raise InvalidInputError(f"{operation} has no field {shown(where)}, its fields are {fields}") from error
         was = "" if first["type"] == "missing" else f" is {shown(first['input'])}"
         raise InvalidInputError(f"{where}{was}: {first['msg']}") from error
-
-
-def _shape(name: str, data: list[Any]) -> list[int]:
-    """Sizes of nested lists, by the first of each. Raises InvalidInputError when they are nested too deeply."""
-    sizes: list[int] = []
-    while isinstance(data, list):
-        if len(sizes) == MAX_RANK:
-            raise InvalidInputError(f"input {name} is nested more than {MAX_RANK} deep")
-        sizes.append(len(data))
-        data = data[0] if data else None  # type: ignore[assignment]  # ends the loop
-    return sizes

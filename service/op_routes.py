@@ -10,13 +10,15 @@ from starlette.responses import Response
 
 from service.body import read_body
 from service.errors import InvalidInputError, ModelNotFoundError, shown
-from service.off_the_loop import off_the_loop, size_of
+from service.json_numbers import written
+from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.op_bodies import BODIES, OpAnswer, parse_body
 from service.ops import DATATYPES_TAKEN, OPERATIONS, STATISTICS, Operation
-from service.protocol import Arrays, ErrorBody, OperationDescription
+from service.protocol import DATATYPE_OF, Arrays, ErrorBody, OperationDescription
 from service.repository import ModelRepository
 from service.served import Call, Served
 from service.settings import Settings
+from service.tensor_response import TensorResponse
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "There is no such operation."}}
 ERRORS = {
@@ -61,11 +63,13 @@ async def _compute(name: str, request: Request) -> Response:
     with repository.metrics_of(name).request():
         model = repository.get(name)
         body = await read_body(request, settings.max_body_bytes)
-        call = await off_the_loop(len(body), _decoded, model, body)
-        outputs = await call.run()
-        wanted = {each: outputs[each] for each, _ in call.wanted.outputs}
-        answer = await off_the_loop(size_of(wanted), _encoded, model, wanted)
-    return Response(answer, media_type="application/json")
+        call = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
+        names, running = [each for each, _ in call.wanted.outputs], call.run()
+        del body, call  # or the request's tensors would be kept as long as its answer
+        outputs = await running
+        wanted = {each: outputs[each] for each in names}
+        answer = await off_the_loop(JSON_COSTS * size_of(wanted), _encoded, model, wanted)
+    return TensorResponse(answer, "application/json", {})
 
 
 def _decoded(model: Served, body: bytes | bytearray) -> Call:
@@ -73,21 +77,25 @@ def _decoded(model: Served, body: bytes | bytearray) -> Call:
         return model.decode(parse_body(model.name, body).request())
 
 
-def _encoded(model: Served, outputs: Arrays) -> bytes:
+def _encoded(model: Served, outputs: Arrays) -> list[bytes]:
     with model.metrics.codec("encode"):
         return _answer(outputs)
 
 
-def _answer(outputs: Arrays) -> bytes:
+def _answer(outputs: Arrays) -> list[bytes]:
+    """``{"y": ..., "datatype": ..., "shape": ...}`` and the other outputs, in parts."""
     for name, array in outputs.items():
         if not np.isfinite(array).all():
             raise InvalidInputError(
                 f"{name} has a value that is not finite, which JSON cannot carry: ask /v2 for binary"
             )
     y = outputs["y"]
-    described = {"datatype": "FP64" if y.dtype == np.float64 else "FP32", "shape": list(y.shape)}
-    arrays = {name: np.ascontiguousarray(array) for name, array in outputs.items()}
-    return orjson.dumps({"y": arrays.pop("y"), **described, **arrays}, option=orjson.OPT_SERIALIZE_NUMPY)
+    described = {"datatype": DATATYPE_OF[y.dtype], "shape": list(y.shape)}
+    parts = [b'{"y":', *written(np.ascontiguousarray(y)), b",", orjson.dumps(described)[1:-1]]
+    for name, array in outputs.items():
+        if name != "y":
+            parts += [b',"%b":' % name.encode(), *written(np.ascontiguousarray(array))]
+    return [*parts, b"}"]
 
 
 def _unknown(name: str) -> ModelNotFoundError:

@@ -1,4 +1,4 @@
-"""How the normalisation operations are run: which graph, in which datatype, and what becomes of its outputs.
+"""How the normalisation operations are run: which graph, in which datatype, a block of rows at a time.
 
 The graphs are made by ``export`` and ship with the service; docs/decisions/0006 says how they keep their accuracy.
 """
@@ -15,15 +15,22 @@ import numpy as np
 from service.certificate import Run, open_graph, thread_invariant
 from service.errors import OverflowingInputError
 from service.manifest import CERTIFICATES_FILE, Certificate, Certificates
-from service.ops import OPERATIONS, Operation, Task, of_channels
-from service.protocol import DATATYPE_OF, DATATYPES, Arrays
+from service.ops import OPERATIONS, Operation, Task
+from service.protocol import Arrays
 
 GRAPHS = Path(__file__).parent / "graphs"
-# Up to so many numbers to a mean, roundings of FP32 may by chance exceed twice torch's error (2 of 1000 rows of two).
-# FP64 takes 1.1 times as long for one row of 64, three times for 10 000 of them.
-SHORT_ROW = 64
+
+# Up to so many numbers to a mean, roundings of FP32 may by chance exceed twice torch's error (2 of 1000 rows of two);
+# beyond so many, the kernel's naive sum of squares does (1 of 4 rows of 32 768, every row of a million).
+SHORT_ROW, LONG_ROW = 64, 8192
+# Numbers computed at once: intermediates stay in the cache, and memory does not grow with the request.
+BLOCK_NUMBERS = 2**17
+FP64_COSTS = 4  # times as much as FP32
+GROUP_COSTS = 64  # as much as so many numbers
 CHECK_SEED, CHECK_SHAPE = 7, (64, 8, 96)
+
 _FP32_EPS = float(np.finfo("f4").tiny), float(np.finfo("f4").max)
+_EVERYTHING = slice(None)
 
 
 class Operator:
@@ -35,72 +42,149 @@ class Operator:
             name, datatype = file.stem.split(".")
             self._graphs[name, datatype] = open_graph(file.read_bytes(), intra_op_threads)
 
-    def run(self, operation: Operation, inputs: Arrays) -> Arrays:
-        """All outputs, for inputs of one datatype; parameters are among the inputs, as arrays without axes.
+    def run(self, task: Task) -> Arrays:
+        """All outputs, in x's datatype; ``mean`` and ``inv_std`` of FP16 in FP32.
 
-        The answer to FP16 is computed in FP32 and rounded once, at the end (``mean`` and ``inv_std`` stay FP32).
-        Where FP32 cannot hold eps or the squares of x, and for short rows, FP64 computes instead.
-        Raises InvalidInputError, and OverflowingInputError when FP64 cannot hold the squares either.
+        Computed in FP32 or FP64 and rounded once to what is answered.
+        Raises OverflowingInputError when FP64 cannot hold the squares of x.
         """
-        parameters = {name: inputs[name].item() for name in operation.parameters}
-        tensors = {name: array for name, array in inputs.items() if name not in parameters}
-        given = DATATYPE_OF[tensors["x"].dtype]
-        task = operation.arrange(tensors, parameters)
-        needs_fp64 = (
-            given == "FP64"
-            or task.graph == "two_passes"
-            or task.inputs["x"].shape[2] <= SHORT_ROW
-            or not _FP32_EPS[0] <= parameters["eps"] <= _FP32_EPS[1]
-        )
-        found = self._computed(task, parameters["eps"], "FP64" if needs_fp64 else "FP32")
-        if not needs_fp64 and _overflowed(found, task):
-            found = self._computed(task, parameters["eps"], "FP64")
-        if _overflowed(found, task):
-            raise OverflowingInputError(operation.name)
-        if parameters.get("training"):
-            found = _after_training(found, task, tensors, parameters["momentum"])
-        return _answered(found, task, given)
+        rows, groups, size = task.x.shape
+        fed = _Fed(task)
+        found: Arrays | None = None
+        for block in _blocks(rows, groups, size):
+            part = self._block(task, fed, block)
+            if block == (_EVERYTHING, _EVERYTHING):
+                found = part
+                break
+            if found is None:
+                found = {name: np.empty((rows, groups, array.shape[2]), array.dtype) for name, array in part.items()}
+            for name, array in part.items():
+                found[name][block] = array
+        return _answered(task, found or {})
 
-    def _computed(self, task: Task, eps: float, datatype: str) -> Arrays:
-        dtype = DATATYPES[datatype]
-        inputs = {name: array.astype(dtype, copy=False) for name, array in task.inputs.items()}
-        inputs["eps"] = np.array(eps, dtype)
-        if datatype == "FP32":
-            return self._graphs[task.graph, datatype](inputs)
-        if task.graph_fp64 != "batch_norm":
-            size = inputs["x"].shape[2]
-            inputs["average"] = np.full((size, 1), 1 / size)
-        return self._graphs[task.graph_fp64, datatype](inputs)
+    def _block(self, task: Task, fed: "_Fed", block: "_Block") -> Arrays:
+        """Y in the datatype it is answered in, and the statistics, for some rows or some groups of one row."""
+        answered = task.x.dtype
+        if computes_in_fp64(task):
+            found = self._graphs[task.graph_fp64, "FP64"](fed.block("FP64", block))
+            _check(task, found, block)
+            return _rounded(found, answered)
+        found = self._graphs[task.graph, "FP32"](fed.block("FP32", block))
+        if (found["inv_std"] > 0).all():
+            return _rounded(found, answered)
+        # The squares of a row are more than FP32 can hold, or something in it is not finite. Only that row is computed
+        # anew: what stands beside it changes no bit of the others.
+        again = self._graphs[task.graph_fp64, "FP64"](fed.block("FP64", block))
+        _check(task, again, block)
+        mended = ~(found["inv_std"] > 0)
+        again = _rounded(again, answered)
+        return {name: np.where(mended, again[name], array) for name, array in _rounded(found, answered).items()}
 
 
-def _answered(found: Arrays, task: Task, given: str) -> Arrays:
-    """What was computed, in the caller's shapes and datatype; statistics of FP16 stay FP32."""
-    kept = DATATYPES["FP64" if given == "FP64" else "FP32"]
+_Block = tuple[slice, slice]  # rows, groups
+
+
+def _blocks(rows: int, groups: int, size: int) -> Iterator[_Block]:
+    """Parts of a tensor of about BLOCK_NUMBERS: whole rows, or groups of one row; a group is never split."""
+    if rows * groups * size <= BLOCK_NUMBERS:
+        yield _EVERYTHING, _EVERYTHING
+    elif groups * size <= BLOCK_NUMBERS:
+        step = BLOCK_NUMBERS // (groups * size)
+        for row in range(0, rows, step):
+            yield slice(row, row + step), _EVERYTHING
+    else:
+        step = max(1, BLOCK_NUMBERS // size)
+        for row, group in itertools.product(range(rows), range(0, groups, step)):
+            yield slice(row, row + 1), slice(group, group + step)
+
+
+class _Fed:
+    """What a graph is fed, for each block; what does not change from block to block is made once."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._kept: dict[str, Arrays] = {}
+
+    def block(self, datatype: str, block: _Block) -> Arrays:
+        dtype = np.dtype("f8" if datatype == "FP64" else "f4")
+        return {"x": self._task.x[block].astype(dtype, copy=False), **self._beside(datatype, dtype, block[1])}
+
+    def _beside(self, datatype: str, dtype: np.dtype[Any], groups: slice) -> Arrays:
+        if groups == _EVERYTHING and datatype in self._kept:
+            return self._kept[datatype]
+        task, size = self._task, self._task.x.shape[2]
+        made: Arrays = {"eps": np.array(task.eps, dtype)}
+        for name, array in task.of_groups.items():  # (G, A), each for K / A numbers that lie together
+            part = array[groups].astype(dtype, copy=False)
+            made[name] = part if part.shape[1] in (1, size) else part.repeat(size // part.shape[1], axis=1)
+        if datatype == "FP64" and task.graph_fp64 != "batch_norm":
+            made["average"] = np.full((size, 1), 1 / size)
+        if groups == _EVERYTHING:
+            self._kept[datatype] = made
+        return made
+
+
+def computes_in_fp64(task: Task) -> bool:
+    """Whether FP64 is asked for, or FP32 would not be good enough."""
+    return (
+        task.x.dtype == np.float64
+        or task.graph == task.graph_fp64 == "two_passes"
+        or task.graph == "batch_norm"
+        or not SHORT_ROW < task.x.shape[2] <= LONG_ROW
+        or not _FP32_EPS[0] <= task.eps <= _FP32_EPS[1]
+    )
+
+
+def cost(task: Task) -> int:
+    """What it takes to run, in numbers of FP32."""
+    rows, groups, size = map(int, task.x.shape)
+    return rows * groups * (GROUP_COSTS + size * (FP64_COSTS if computes_in_fp64(task) else 1))
+
+
+def _check(task: Task, found: Arrays, block: _Block) -> None:
+    """Raises OverflowingInputError where squares of finite numbers became infinite: inv_std is then 0, or NaN."""
+    if "inv_std" not in found or (found["inv_std"] > 0).all():
+        return
+    finite = np.isfinite(task.x[block]).all(axis=2, keepdims=True)
+    if (finite & ~(found["inv_std"] > 0)).any():
+        raise OverflowingInputError(task.operation)
+
+
+def _rounded(found: Arrays, answered: np.dtype[Any]) -> Arrays:
+    """Y to the datatype that is answered, statistics to at least FP32."""
+    kept = np.promote_types(answered, np.float32)
     with np.errstate(over="ignore"):  # infinity, where the datatype holds no number as large
-        answer = {
-            name: found[name].reshape(shape).astype(kept, copy=False)
-            for name, shape in task.shapes.items()
-            if name in found
-        }
-        if given == "FP16":
-            answer["y"] = answer["y"].astype(np.float16)
-    return answer
+        return {name: array.astype(answered if name == "y" else kept, copy=False) for name, array in found.items()}
 
 
-def _overflowed(found: Arrays, task: Task) -> bool:
-    """Whether squares of finite numbers became infinite: the reciprocal of their root is 0, or NaN."""
-    return not (found["inv_std"] > 0).all() and bool(np.isfinite(task.inputs["x"]).all())
+def _answered(task: Task, found: Arrays) -> Arrays:
+    """In the shapes and the order of the caller's x."""
+    if task.graph == "batch_norm":
+        found = found | _given_statistics(task)
+    if task.momentum is not None:
+        rows, channels, *_ = task.shapes["y"]
+        found = found | _moved_on(task, found, task.momentum)
+        found["y"] = found["y"].reshape(channels, rows, -1).swapaxes(0, 1)  # (1, C, N S) -> (N, C, S)
+    return {name: found[name].reshape(shape) for name, shape in task.shapes.items()}
 
 
-def _after_training(found: Arrays, task: Task, inputs: Arrays, momentum: float) -> Arrays:
-    """The answer in x's order, and the running statistics moved on as torch moves them: by the unbiased variance."""
-    n, channels, *_ = task.shapes["y"]
-    count = found["y"].size // channels
-    y = found["y"].reshape(channels, n, -1).swapaxes(0, 1)  # (1, C, N S) -> (N, C, S)
+def _given_statistics(task: Task) -> Arrays:
+    kept = np.promote_types(task.x.dtype, np.float32)
+    mean, variance = (task.of_groups[name].astype("f8") for name in ("running_mean", "running_var"))
+    return {"mean": mean.astype(kept), "inv_std": (1 / np.sqrt(variance + task.eps)).astype(kept)}
+
+
+def _moved_on(task: Task, found: Arrays, momentum: float) -> Arrays:
+    """The running statistics after one batch, as torch moves them: by the unbiased variance."""
+    count = task.x.shape[2]
     batch = {"running_mean": found["mean"], "running_var": found["variance"] * (count / (count - 1))}
-    before = {name: of_channels(inputs, name, channels, training=True) for name in batch}
-    moved = {name: (1 - momentum) * before[name] + momentum * array.reshape(channels) for name, array in batch.items()}
-    return {"y": y, "mean": found["mean"], "inv_std": found["inv_std"], **moved}
+    return {
+        name: ((1 - momentum) * task.before[name].astype("f8") + momentum * array.reshape(-1)).astype(array.dtype)
+        for name, array in batch.items()
+    }
+
+
+# ---- their certificates ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,11 +198,17 @@ class Rechecked:
 def recheck_operations(operators: dict[int, Operator]) -> dict[str, Rechecked]:
     """By operation's name: the error as measured at export, threads measured anew. operators: one for some threads."""
     exported = Certificates.model_validate_json((GRAPHS / CERTIFICATES_FILE).read_bytes())
-    return {each.model_name: _rechecked(each, OPERATIONS[each.model_name], operators) for each in exported.root}
+    by_name = {certificate.model_name: certificate for certificate in exported.root}
+    return {name: _rechecked(by_name[name], operation, operators) for name, operation in OPERATIONS.items()}
 
 
 def _rechecked(exported: Certificate, operation: Operation, operators: dict[int, Operator]) -> Rechecked:
-    runs: dict[int, Run] = {threads: partial(operator.run, operation) for threads, operator in operators.items()}
+    def run(operator: Operator, inputs: Arrays) -> Arrays:
+        parameters = {name: inputs[name].item() for name in operation.parameters}
+        tensors = {name: array for name, array in inputs.items() if name not in parameters}
+        return operator.run(operation.task(tensors, parameters))
+
+    runs: dict[int, Run] = {threads: partial(run, operator) for threads, operator in operators.items()}
     fresh = thread_invariant(runs, list(_batches(operation)))
     claims = [fresh if claim.claim == fresh.claim else claim for claim in exported.claims]
     return Rechecked(exported, exported.model_copy(update={"claims": claims}))
@@ -134,4 +224,6 @@ def _batches(operation: Operation) -> Iterator[Arrays]:
         ways = [{"training": False}, {"training": True}]
     for dtype, parameters in itertools.product(("f4", "f8"), ways):
         more = {name: rng.random(CHECK_SHAPE[1]).astype(dtype) for name in operation.more_inputs}
-        yield {"x": rng.standard_normal(CHECK_SHAPE).astype(dtype), **more, **operation.checked(parameters)}
+        x = rng.standard_normal(CHECK_SHAPE).astype(dtype)
+        scalars = {name: np.array(value) for name, value in operation.checked(parameters).items()}
+        yield {"x": x, **more, **scalars}

@@ -5,7 +5,7 @@ One place behind both ``/v1/ops`` and the operations' OIP models. Weights and pa
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,23 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Task:
-    """What a graph is to be fed, in whatever datatype, and the shapes in which its outputs go back to the caller.
+    """A checked request: what is to be computed, laid out as the graphs take it.
 
-    graph_fp64: the graph that computes the same in FP64. ``inputs["x"]`` is (R, G, K): R rows of G groups of K numbers.
+    graph, graph_fp64: which graph computes it in FP32, and in FP64. x: (R, G, K), R rows of G groups of K numbers that
+    share a mean and a variance. of_groups: weight, bias and given statistics, (G, A), each for K / A numbers that lie
+    together. shapes: of the outputs, as the caller gets them. momentum: None but in training, where ``before`` holds
+    the running statistics so far.
     """
 
+    operation: str
     graph: str
     graph_fp64: str
-    inputs: Arrays
+    x: Array
+    of_groups: Arrays
+    eps: float
     shapes: dict[str, tuple[int, ...]]
+    momentum: float | None = None
+    before: Arrays = field(default_factory=dict)
 
 
 Arrange = Callable[[Arrays, Mapping[str, Any]], Task]
@@ -73,14 +81,18 @@ class Operation:
             for name, each in self.parameters.items()
         }
 
-    def checked(self, sent: Mapping[str, Any]) -> Arrays:
-        """The parameters with their defaults, as arrays without axes. Raises InvalidInputError naming a wrong one."""
+    def checked(self, sent: Mapping[str, Any]) -> dict[str, Value]:
+        """The parameters with their defaults. Raises InvalidInputError naming the one that is wrong."""
         for name in sent:
             if name not in self.parameters:
                 raise InvalidInputError(
                     f"{self.name} has no parameter {shown(name)}, its parameters are {', '.join(self.parameters)}"
                 )
-        return {name: np.array(_value(self.name, name, each, sent)) for name, each in self.parameters.items()}
+        return {name: _value(self.name, name, each, sent) for name, each in self.parameters.items()}
+
+    def task(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
+        """What is to be computed, for inputs of one datatype and checked parameters. Raises InvalidInputError."""
+        return self.arrange(inputs, parameters)
 
 
 def _value(operation: str, name: str, parameter: Parameter, sent: Mapping[str, Any]) -> Value:
@@ -99,7 +111,7 @@ def _value(operation: str, name: str, parameter: Parameter, sent: Mapping[str, A
 # ---- what each operation computes ------------------------------------------------------------------------------------
 
 
-def _per_row(graph: str, graph_fp64: str) -> Arrange:
+def _per_row(operation: str, graph_fp64: str) -> Arrange:
     """Statistics over the axes from ``axis`` on; weight and bias have the shape of these axes."""
 
     def arrange(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
@@ -110,12 +122,15 @@ def _per_row(graph: str, graph_fp64: str) -> Arrange:
             )
         outer, normalized_shape = x.shape[:axis], x.shape[axis:]
         size = math.prod(normalized_shape)
-        weight, bias = (array.reshape(1, size) for array in _affine(inputs, normalized_shape, "x's shape from axis on"))
+        affine = _affine(inputs, normalized_shape, "x's shape from axis on")
         statistics = (*outer, *(1,) * len(normalized_shape))
         return Task(
-            graph,
+            operation,
+            operation,
             graph_fp64,
-            {"x": x.reshape(-1, 1, size), "weight": weight, "bias": bias},
+            x.reshape(-1, 1, size),
+            {name: array.reshape(1, size) for name, array in affine.items()},
+            parameters["eps"],
             {"y": x.shape, "mean": statistics, "inv_std": statistics},
         )
 
@@ -125,17 +140,17 @@ def _per_row(graph: str, graph_fp64: str) -> Arrange:
 def _group_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
     x, groups = inputs["x"], parameters["num_groups"]
     _check_rank("group_norm", x, 2, "(N, C, ...)")
-    n, channels, *positions = x.shape
+    n, channels, *_ = x.shape
     if channels % groups:
         raise InvalidInputError(f"num_groups is {groups}, it must divide the {channels} channels of x {list(x.shape)}")
-    weight, bias = (
-        array.reshape(groups, -1).repeat(math.prod(positions), axis=1)  # (C,) -> (G, K)
-        for array in _affine(inputs, (channels,), "one for each channel of x")
-    )
+    affine = _affine(inputs, (channels,), "one for each channel of x")
     return Task(
         "group_norm",
+        "group_norm",
         "two_passes",
-        {"x": x.reshape(n, groups, -1), "weight": weight, "bias": bias},
+        x.reshape(n, groups, -1),
+        {name: array.reshape(groups, -1) for name, array in affine.items()},  # (C,) -> (G, C / G)
+        parameters["eps"],
         {"y": x.shape, "mean": (n, groups), "inv_std": (n, groups)},
     )
 
@@ -143,27 +158,36 @@ def _group_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
 def _instance_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
     """Group normalisation whose groups are single channels."""
     _check_rank("instance_norm", inputs["x"], 3, "(N, C, ...)")
-    return _group_norm(inputs, {**parameters, "num_groups": inputs["x"].shape[1]})
+    return replace(_group_norm(inputs, {**parameters, "num_groups": inputs["x"].shape[1]}), operation="instance_norm")
 
 
 def _batch_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
     x, training = inputs["x"], parameters["training"]
     _check_rank("batch_norm", x, 2, "(N, C, ...)")
     n, channels, *_ = x.shape
-    weight, bias = (array[:, None] for array in _affine(inputs, (channels,), "one for each channel of x"))
-    running = {name: of_channels(inputs, name, channels, training) for name in ("running_mean", "running_var")}
-    shapes = {"y": x.shape, **dict.fromkeys(("mean", "inv_std", *running), (channels,))}
-    rows = x.reshape(n, channels, -1)  # (N, C, S)
+    affine = {name: array[:, None] for name, array in _affine(inputs, (channels,), "one for each channel of x").items()}
+    running = {name: _of_channels(inputs, name, channels, training) for name in ("running_mean", "running_var")}
+    shapes = {"y": x.shape, **dict.fromkeys(("mean", "inv_std"), (channels,))}
+    rows, eps = x.reshape(n, channels, -1), parameters["eps"]  # (N, C, S)
     if not training:
         columns = {name: array[:, None] for name, array in running.items()}
-        return Task("batch_norm", "batch_norm", {"x": rows, "weight": weight, "bias": bias, **columns}, shapes)
+        return Task("batch_norm", "batch_norm", "batch_norm", rows, affine | columns, eps, shapes)
     if x.size == channels:
         raise InvalidInputError(f"x has shape {list(x.shape)}: a batch's own statistics need two values a channel")
-    rows = rows.swapaxes(0, 1).reshape(1, channels, -1)  # (N, C, S) -> (1, C, N S)
-    return Task("two_passes", "two_passes", {"x": rows, "weight": weight, "bias": bias}, shapes)
+    return Task(
+        "batch_norm",
+        "two_passes",
+        "two_passes",
+        rows.swapaxes(0, 1).reshape(1, channels, -1),  # (N, C, S) -> (1, C, N S)
+        affine,
+        eps,
+        {**shapes, **dict.fromkeys(running, (channels,))},
+        momentum=parameters["momentum"],
+        before=running,
+    )
 
 
-def of_channels(inputs: Arrays, name: str, channels: int, training: bool) -> Array:
+def _of_channels(inputs: Arrays, name: str, channels: int, training: bool) -> Array:
     """Running statistics; in training those left out are what torch begins with, mean 0 and variance 1."""
     if name not in inputs:
         if not training:
@@ -172,8 +196,10 @@ def of_channels(inputs: Arrays, name: str, channels: int, training: bool) -> Arr
     array = inputs[name]
     if array.shape != (channels,):
         raise InvalidInputError(f"{name} has shape {list(array.shape)}, it must be [{channels}]: one for each channel")
-    if name == "running_var" and not (array >= 0).all():
-        raise InvalidInputError(f"running_var has {array[~(array >= 0)][0]} in it, a variance is at least 0")
+    allowed = np.isfinite(array) & (array >= 0) if name == "running_var" else np.isfinite(array)
+    if not allowed.all():
+        must = "a variance is finite and at least 0" if name == "running_var" else "a mean is finite"
+        raise InvalidInputError(f"{name} has {array[~allowed][0]} in it, {must}")
     return array
 
 
@@ -182,17 +208,17 @@ def _check_rank(operation: str, x: Array, least: int, layout: str) -> None:
         raise InvalidInputError(f"x has shape {list(x.shape)}, {operation} takes {layout}, at least {least} sizes")
 
 
-def _affine(inputs: Arrays, shape: tuple[int, ...], what: str) -> tuple[Array, Array]:
+def _affine(inputs: Arrays, shape: tuple[int, ...], what: str) -> Arrays:
     """Weight and bias; one that was left out is ones, or zeros."""
-    found = []
+    found = {}
     for name, left_out in (("weight", 1), ("bias", 0)):
         array = inputs.get(name)
         if array is None:
             array = np.full(shape, left_out, inputs["x"].dtype)
         elif array.shape != shape:
             raise InvalidInputError(f"{name} has shape {list(array.shape)}, it must be {list(shape)}: {what}")
-        found.append(array)
-    return found[0], found[1]
+        found[name] = array
+    return found
 
 
 _EPS = Parameter(

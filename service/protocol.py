@@ -62,13 +62,24 @@ class ServerMetadata:
 
 
 @dataclass(frozen=True)
+class JsonNumbers:
+    """The text between the outer brackets of a large tensor's data: numbers, or lists of numbers.
+
+    cuts: where it falls into pieces, from before its beginning to its end; those between are commas of the outer list.
+    """
+
+    text: memoryview
+    cuts: list[int]
+
+
+@dataclass(frozen=True)
 class RequestInput:
-    """One tensor of a request: ``data`` holds JSON values, flat or nested, or the tensor's raw bytes."""
+    """One tensor of a request: ``data`` holds JSON values, flat or nested, or their text, or the tensor's raw bytes."""
 
     name: str
     datatype: str
     shape: list[int]
-    data: list[Any] | memoryview
+    data: list[Any] | JsonNumbers | memoryview
 
 
 @dataclass(frozen=True)

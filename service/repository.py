@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +48,6 @@ class ModelRepository:
         self._metrics = metrics
         # All threads of a model together are no more than the cores.
         self._instances = settings.instances or max(1, available_cores() // settings.intra_op_threads)
-        self._op_threads = ThreadPoolExecutor(self._instances, thread_name_prefix="operations")
         self._entries: dict[str, dict[str, _Entry]] = {}
         self._all_tried = False
 
@@ -85,8 +83,13 @@ class ModelRepository:
         for entry in models:
             await self._load(entry)
         self._all_tried = True
-        ready = sum(entry.state == READY for entry in models)
-        logger.info("%d of %d models are ready, and the normalisation operations", ready, len(models))
+        ready, operations = (
+            sum(entry.state == READY for entry in entries)
+            for entries in (models, [entry for entry in self._all() if entry.name in OPERATIONS])
+        )
+        logger.info(
+            "%d of %d models and %d of %d operations are ready", ready, len(models), operations, len(OPERATIONS)
+        )
 
     async def _load_operations(self) -> None:
         """They ship with the service and are there whatever the model repository holds."""
@@ -103,15 +106,13 @@ class ModelRepository:
             return
         for name, entry in entries.items():
             measured = certificates[name]
-            try:
-                self._enforce(entry, measured.exported, measured.here)
-            except ArtifactError as error:
-                entry.state, entry.reason = UNAVAILABLE, str(error)
+            if reason := self._broken(entry, measured.exported, measured.here):
+                entry.state, entry.reason = UNAVAILABLE, reason
+                logger.error("%s is not served: %s", name, reason)
                 continue
             entry.model = ServedOp(
                 OPERATIONS[name],
                 operators[1],
-                self._op_threads,
                 measured.here,
                 entry.metrics,
                 self._settings,
@@ -148,20 +149,22 @@ class ModelRepository:
 
         runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, available_cores())})}
         measured = certificate.recheck(artifact.manifest, runs, serving)
-        self._enforce(entry, artifact.manifest.certificate, measured)
+        if reason := self._broken(entry, artifact.manifest.certificate, measured):
+            raise ArtifactError(reason)
         instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
         for run in instances[1:]:  # the first has run already
             certificate.warm_up(run, artifact.manifest)
         return artifact.manifest, measured, instances
 
-    def _enforce(self, entry: _Entry, exported: Certificate, here: Certificate) -> None:
-        """Raises ArtifactError when a claim that held at export does not hold here, and the settings say enforce."""
+    def _broken(self, entry: _Entry, exported: Certificate, here: Certificate) -> str:
+        """Why it is not served: a claim that held at export does not hold here, and the settings say enforce."""
         broken = certificate.broken_claims(exported, here)
         for claim in broken:
             logger.warning("%s/%s: %s does not hold: %s", entry.name, entry.version, claim.claim, claim.measured)
-        if broken and self._settings.certificate == "enforce":
-            claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
-            raise ArtifactError(f"its certificate does not hold on this machine: {claims}")
+        if not broken or self._settings.certificate != "enforce":
+            return ""
+        claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
+        return f"its certificate does not hold on this machine: {claims}"
 
     def _serve(self, entry: _Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
         settings = self._settings
@@ -182,7 +185,6 @@ class ModelRepository:
     async def close(self) -> None:
         """Close every model that serves."""
         await asyncio.gather(*(entry.model.close() for entry in self._all() if entry.model))
-        self._op_threads.shutdown()
 
     def get(self, name: str, version: str | None = None) -> Served:
         """The model that serves ``name``; without a version, the highest there is.
@@ -227,8 +229,7 @@ class ModelRepository:
         """
         if not self._all_tried:
             raise ModelNotReadyError("models are being loaded", retry_after_seconds=1)
-        models = self._models()
-        if models and not any(entry.state == READY for entry in models):
+        if not any(entry.state == READY for entry in self._models() or self._all()):
             raise ModelNotReadyError("no model can be served; POST /v2/repository/index says why")
 
     def _all(self) -> list[_Entry]:

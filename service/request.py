@@ -5,7 +5,9 @@ from typing import Any
 import orjson
 
 from service.errors import InvalidInputError, shown
-from service.protocol import HEADER_LENGTH, InferenceRequest, Parameters, RequestedOutput, RequestInput
+from service.json_numbers import cut_out
+from service.off_the_loop import JSON_COSTS, LARGE_BYTES
+from service.protocol import HEADER_LENGTH, InferenceRequest, JsonNumbers, Parameters, RequestedOutput, RequestInput
 
 # Before anything is done for each of them; far above what any model has.
 MAX_TENSORS, MAX_RANK = 256, 32
@@ -23,11 +25,14 @@ def parse(body: bytes | bytearray, header_length: str | None) -> InferenceReques
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if header_length is not None and length == 0:
         return InferenceRequest(raw=memoryview(body), binary_data_output=True)
-    text, binary = memoryview(body)[:length], memoryview(body)[length:]
+    binary = memoryview(body)[length:]
+    text, numbers = (
+        cut_out(body, length, "data") if JSON_COSTS * length > LARGE_BYTES else (memoryview(body)[:length], {})
+    )
     document = _object(_json(text, is_all=header_length is None), "the body")
     inputs, taken = [], 0
     for index, item in enumerate(_list(document.get("inputs"), "inputs", MAX_TENSORS)):
-        tensor, size = _request_input(_object(item, f"inputs[{index}]"), index, binary[taken:])
+        tensor, size = _request_input(_object(item, f"inputs[{index}]"), index, binary[taken:], numbers)
         inputs.append(tensor)
         taken += size
     if taken != len(binary):
@@ -77,8 +82,10 @@ def _json(text: bytes | bytearray | memoryview, *, is_all: bool) -> Any:
         ) from error
 
 
-def _request_input(item: dict[str, Any], index: int, binary: memoryview) -> tuple[RequestInput, int]:
-    """One entry of ``inputs``, and how many bytes of ``binary`` are its own."""
+def _request_input(
+    item: dict[str, Any], index: int, binary: memoryview, numbers: dict[str, JsonNumbers]
+) -> tuple[RequestInput, int]:
+    """One entry of ``inputs``, and how many bytes of ``binary`` are its own. numbers: what was cut out of the JSON."""
     name = _required(item, "name", str, f"inputs[{index}]")
     where = f"input {shown(name)}"
     datatype = _required(item, "datatype", str, where)
@@ -88,7 +95,10 @@ def _request_input(item: dict[str, Any], index: int, binary: memoryview) -> tupl
             raise InvalidInputError(f"the shape of {where} has {shown(size)} in it, sizes are integers from 0 up")
     size = _optional(_parameters(item, where), "binary_data_size", int, where)
     if size is None:
-        return RequestInput(name, datatype, shape, _list(item.get("data"), f"the data of {where}")), 0
+        data = item.get("data")
+        if isinstance(data, str) and data in numbers:
+            return RequestInput(name, datatype, shape, numbers[data]), 0
+        return RequestInput(name, datatype, shape, _list(data, f"the data of {where}")), 0
     if "data" in item:
         raise InvalidInputError(f"{where} has both data and binary_data_size, it must have one of them")
     if not 0 <= size <= len(binary):

@@ -14,7 +14,7 @@ from service import codec
 from service.body import read_body
 from service.manifest import Certificate
 from service.metrics import Metrics
-from service.off_the_loop import off_the_loop, size_of
+from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.protocol import (
     HEADER_LENGTH,
     Arrays,
@@ -86,14 +86,18 @@ async def infer(request: Request) -> Response:
     with repository.metrics_of(name, version).request():
         model = repository.get(name, version)
         body = await read_body(request, max_body_bytes)
-        call = await off_the_loop(len(body), _decoded, model, body, request.headers.get(HEADER_LENGTH))
-        del body
-        outputs = await call.run()
-        answer = await off_the_loop(size_of(outputs), _encoded, model, call.wanted, outputs)
+        header_length = request.headers.get(HEADER_LENGTH)
+        work = len(body) * (JSON_COSTS if header_length is None else 1)
+        call = await off_the_loop(work, _decoded, model, body, header_length)
+        wanted, running = call.wanted, call.run()
+        del body, call  # or the request's tensors would be kept as long as its answer
+        outputs = await running
+        work = size_of(outputs) * (1 if all(binary for _, binary in wanted.outputs) else JSON_COSTS)
+        answer = await off_the_loop(work, _encoded, model, wanted, outputs)
     if not answer.tensors:
-        return Response(answer.text, media_type="application/json")
-    headers = {HEADER_LENGTH: str(len(answer.text))}
-    return TensorResponse([answer.text, *answer.tensors], "application/octet-stream", headers)
+        return TensorResponse(answer.text, "application/json", {})
+    headers = {HEADER_LENGTH: str(sum(map(len, answer.text)))}
+    return TensorResponse([*answer.text, *answer.tensors], "application/octet-stream", headers)
 
 
 def _decoded(model: Served, body: bytes | bytearray, header_length: str | None) -> Call:

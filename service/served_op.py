@@ -12,8 +12,8 @@ from service.batcher import Batcher
 from service.errors import InferenceError, InvalidInputError, ServiceError, shown
 from service.manifest import Certificate, OutputTensor
 from service.metrics import ModelMetrics
-from service.op_runtime import Operator
-from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Operation
+from service.op_runtime import Operator, cost
+from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Operation, Task
 from service.protocol import Array, Arrays, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
 from service.served import Call
 from service.settings import Settings
@@ -21,8 +21,8 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 VERSION = "1"
-# Up to so many bytes a run takes less than the way to another thread and back would add (50 to 100 us here).
-INLINE_BYTES = 256 * 2**10
+# Up to so much (see op_runtime.cost) a run takes about as long, 80 us, as the way to another thread and back would add.
+INLINE_COST = 2**16
 # Parameters of the protocol, which say nothing of what is to be computed. Any other that the operation does not know is
 # refused: a misspelt eps would be a wrong answer.
 PROTOCOL_PARAMETERS = frozenset({"binary_data_output", "nonfinite", "priority", "timeout", "headers"})
@@ -37,7 +37,6 @@ class ServedOp:
         self,
         operation: Operation,
         operator: Operator,
-        threads: ThreadPoolExecutor,
         certificate: Certificate,
         metrics: ModelMetrics,
         settings: Settings,
@@ -48,7 +47,8 @@ class ServedOp:
         self.certificate = certificate
         self.metrics = metrics
         self._operator = operator
-        self._threads = threads
+        # Threads of its own: a slow operation must not hold up a fast one.
+        self._threads = ThreadPoolExecutor(instances, thread_name_prefix=self.name)
         self._settings = settings
         self._instances = instances
         self._batcher = Batcher(
@@ -64,7 +64,7 @@ class ServedOp:
         self._batcher.start()
 
     def decode(self, request: InferenceRequest) -> Call:
-        """Check inputs and parameters, as far as they do not depend on each other. Raises InvalidInputError."""
+        """Check inputs and parameters. Raises InvalidInputError."""
         if request.raw is not None:
             raise InvalidInputError(
                 f"a raw body has no shape, and {self.name} takes x of any shape: send a JSON header"
@@ -79,18 +79,19 @@ class ServedOp:
         )
         inputs = {name: _tensor(tensor, sent["x"].datatype) for name, tensor in sent.items()}
         outputs = _outputs(sent["x"].datatype, training=bool(parameters.get("training")))
-        return Call(codec.wanted(request, self.name, outputs), partial(self.run, inputs | parameters))
+        wanted = codec.wanted(request, self.name, outputs)
+        return Call(wanted, partial(self.run, self.operation.task(inputs, parameters)))
 
-    async def run(self, inputs: Arrays) -> Arrays:
+    async def run(self, task: Task) -> Arrays:
         """All outputs. A small request runs here and now, a large one in a thread, so that nobody waits for it.
 
-        Raises InvalidInputError, QueueFullError, ModelNotReadyError, InferenceError.
+        Raises OverflowingInputError, QueueFullError, ModelNotReadyError, InferenceError.
         """
-        if inputs["x"].nbytes > INLINE_BYTES:
-            return await self._batcher.submit(inputs)
+        if cost(task) > INLINE_COST:
+            return await self._batcher.submit(task)
         started = perf_counter()
         try:
-            outputs = self._operator.run(self.operation, inputs)
+            outputs = self._operator.run(task)
         except ServiceError:
             raise
         except Exception as error:
@@ -99,9 +100,8 @@ class ServedOp:
         self.metrics.observe_batch(1, [0.0], perf_counter() - started)
         return outputs
 
-    async def _run_in_thread(self, inputs: Arrays) -> Arrays:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._operator.run, self.operation, inputs)
+    async def _run_in_thread(self, task: Task) -> Arrays:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._operator.run, task)
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """Inputs and outputs of any shape, and the parameters; x and all others may be any one of ``datatypes``."""
@@ -151,8 +151,9 @@ class ServedOp:
         }
 
     async def close(self) -> None:
-        """Answer what is queued, refuse what comes. The threads are their owner's."""
+        """Answer what is queued, refuse what comes, end the threads."""
         await self._batcher.close()
+        self._threads.shutdown()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A response of several parts, written without joining them."""
+"""A response of several parts, which goes out without being joined when it is large."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ class TensorResponse(Response):
     """JSON and the tensors behind it, as they lie in memory."""
 
     def __init__(self, parts: Sequence[bytes | memoryview], media_type: str, headers: dict[str, str]) -> None:
-        size = sum(len(part) for part in parts)
+        size = sum(map(len, parts))
         super().__init__(media_type=media_type, headers={**headers, "content-length": str(size)})
-        self._parts = parts
+        self._parts = [b"".join(parts)] if size <= CHUNK_BYTES else parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then each part in chunks."""

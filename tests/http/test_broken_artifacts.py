@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import op_runtime
 from service.openapi import DIGIT
 from service.ops import OPERATIONS
 
@@ -157,6 +158,28 @@ def test_an_empty_folder_leaves_the_operations_and_the_log_says_which_folder_it_
         assert httpx.get(f"{address}/v2/health/ready").status_code == 200
         assert set(httpx.get(f"{address}/v2/models").json()["models"]) == set(OPERATIONS)
     assert f"no model in {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["no graphs", "no certificate"])
+def test_without_models_and_operations_nothing_is_ready(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    graphs = tmp_path / "graphs"
+    shutil.copytree(op_runtime.GRAPHS, graphs)
+    if fault == "no graphs":
+        (graphs / "two_passes.FP64.onnx").unlink()
+    else:
+        certificates = json.loads((graphs / "certificates.json").read_text())
+        (graphs / "certificates.json").write_text(json.dumps(certificates[1:]))
+    monkeypatch.setattr(op_runtime, "GRAPHS", graphs)
+    caplog.set_level("INFO")
+    (tmp_path / "models").mkdir()
+    with serve(model_repository=tmp_path / "models") as address:
+        answer = httpx.get(f"{address}/v2/health/ready")
+        assert (answer.status_code, "no model can be served" in answer.json()["error"]) == (503, True)
+        refused = httpx.post(f"{address}/v1/ops/layer_norm", json={"x": [1, 2]})
+        assert (refused.status_code, "its graphs cannot be loaded" in refused.json()["error"]) == (503, True)
+    assert "0 of 0 models and 0 of 5 operations are ready" in caplog.text
 
 
 def test_a_folder_of_an_operations_name_is_not_served_in_its_place(

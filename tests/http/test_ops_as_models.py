@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import tritonclient.http as triton
 
 from service.ops import OPERATIONS
-from service.served_op import INLINE_BYTES
 
 DATATYPES = {"f2": "FP16", "f4": "FP32", "f8": "FP64"}
 
@@ -110,9 +109,8 @@ def test_training_answers_the_running_statistics_unasked(client: Any) -> None:
     assert [output["name"] for output in result.get_response()["outputs"]] == ["y", "running_mean", "running_var"]
 
 
-def test_a_large_request_has_the_bits_of_its_rows_and_leaves_the_loop_free(client: Any, address: str) -> None:
-    rows = INLINE_BYTES // (4 * 768) * 4
-    arrays = drawn((rows, 768), 768)
+def test_a_large_request_has_the_bits_of_its_rows(client: Any) -> None:
+    arrays = drawn((1000, 768), 768)
     large = infer(client, "layer_norm", arrays).as_numpy("y")
     some = infer(client, "layer_norm", arrays | {"x": arrays["x"][5:9]}).as_numpy("y")
     assert large[5:9].tobytes() == some.tobytes()
@@ -203,7 +201,7 @@ def test_a_wrong_request_is_a_400_that_says_what_is_wrong(
 
 
 def test_a_large_wrong_request_is_a_400_too(client: Any) -> None:
-    x = np.ones((INLINE_BYTES // 4, 2), "f4")
+    x = np.ones((100_000, 2), "f4")
     with pytest.raises(triton.InferenceServerException, match=r"\[400\] weight has shape \[3\], it must be \[2\]"):
         infer(client, "layer_norm", {"x": x, "weight": np.ones(3, "f4")})
 

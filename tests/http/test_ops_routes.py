@@ -1,9 +1,11 @@
 """``/v1/ops``: the documented examples run, answers are those of the OIP models, and errors name what is wrong."""
 
 import json
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -14,8 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from service.op_bodies import BODIES
+from service.op_runtime import Operator
 from service.ops import OPERATIONS
 from service.protocol import HEADER_LENGTH
+
+OPERATOR = Operator()
 
 
 def post(address: str, name: str, body: Any) -> httpx.Response:
@@ -107,7 +112,7 @@ def test_training_shows_what_layer_norm_does_not_need(address: str) -> None:
         ("layer_norm", {"x": 3}, "x is 3: Input should be a valid list"),
         ("layer_norm", {"x": []}, "input x has shape [0], it must have 1 to 8 sizes, each from 1"),
         ("layer_norm", {"x": [[]]}, "input x has shape [1, 0]"),
-        ("layer_norm", {"x": [[[[[[[[[1]]]]]]]]]}, "input x is nested more than 8 deep"),
+        ("layer_norm", {"x": [[[[[[[[[1]]]]]]]]]}, "it must have 1 to 8 sizes"),
         ("layer_norm", {"x": [[1, 2], [3]]}, "input x is ragged"),
         ("layer_norm", {"x": [1, [2]]}, "input x has [2] at position 1, it must be a number"),
         ("layer_norm", {"x": [1, True]}, "input x has True at position 1, it must be a number"),
@@ -130,6 +135,11 @@ def test_training_shows_what_layer_norm_does_not_need(address: str) -> None:
             {"x": [[1]], "normalized_shape": [1], "axis": 0},
             "axis is 0 and normalized_shape [1]: give one",
         ),
+        (
+            "layer_norm",
+            {"x": [[1]], "normalized_shape": [1], "axis": 5},
+            "axis is 5 and normalized_shape [1]: give one",
+        ),
         ("layer_norm", {"x": [1, 2, 5], "weight": [3e38] * 3}, "y has a value that is not finite"),
         ("group_norm", {"x": [[1, 2, 3]]}, "num_groups: Field required"),
         ("group_norm", {"x": [[1, 2, 3]], "num_groups": 2}, "num_groups is 2, it must divide the 3 channels"),
@@ -144,7 +154,7 @@ def test_training_shows_what_layer_norm_does_not_need(address: str) -> None:
         (
             "batch_norm",
             {"x": [[1, 2]], "running_mean": [0, 0], "running_var": [1, -1]},
-            "running_var has -1.0 in it, a variance is at least 0",
+            "running_var has -1.0 in it, a variance is finite and at least 0",
         ),
     ],
 )
@@ -184,23 +194,55 @@ def gaps(address: str) -> Iterator[list[float]]:
         thread.join()
 
 
-def test_a_body_of_many_megabytes_keeps_nobody_waiting(process_address: str) -> None:
-    x = np.random.default_rng(0).standard_normal((12_000, 1024)).astype("f4")
-    tensor = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": list(x.shape),
-        "parameters": {"binary_data_size": x.nbytes},
-    }
+def binary(x: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    size = {"binary_data_size": x.nbytes}
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "parameters": size}
     header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    body = header + x.tobytes()
+    return header + x.tobytes(), {HEADER_LENGTH: str(len(header))}
+
+
+def as_json(x: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
+    return json.dumps({"inputs": [tensor]}).encode(), {}
+
+
+def as_body(x: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    return json.dumps({"x": x.tolist()}).encode(), {}
+
+
+def work(body: bytes, x: np.ndarray) -> float:
+    """Seconds of what the server has to do at the least; done on its loop, nobody else would get a turn for as long."""
     started = perf_counter()
+    if body.endswith(b"}"):
+        json.loads(body)
+    OPERATOR.run(OPERATIONS["layer_norm"].task({"x": x}, OPERATIONS["layer_norm"].checked({})))
+    return perf_counter() - started
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "rows"),
+    [
+        ("/v2/models/layer_norm/infer", binary, 190_000),
+        ("/v2/models/layer_norm/infer", as_json, 40_000),
+        ("/v1/ops/layer_norm", as_body, 40_000),
+    ],
+)
+def test_a_body_of_many_megabytes_keeps_nobody_waiting(
+    process_address: str,
+    tmp_path: Path,
+    path: str,
+    sent: Callable[[np.ndarray], tuple[bytes, dict[str, str]]],
+    rows: int,
+) -> None:
+    x = np.random.default_rng(0).standard_normal((rows, 64)).astype("f4")
+    body, headers = sent(x)
+    (tmp_path / "body").write_bytes(body)
+    header = [flag for name, value in headers.items() for flag in ("-H", f"{name}: {value}")]
+    # Another process sends it: in this one its work would keep the health check itself from asking.
+    command = ["curl", "-sSf", "-o", tmp_path / "answer", "--data-binary", f"@{tmp_path / 'body'}", *header]
     with gaps(process_address) as found:
-        answer = httpx.post(
-            f"{process_address}/v2/models/layer_norm/infer", content=body, headers={HEADER_LENGTH: str(len(header))}
-        )
-    taken = perf_counter() - started
-    assert answer.status_code == 200
-    y = np.frombuffer(answer.content[int(answer.headers[HEADER_LENGTH]) :], "f4").reshape(x.shape)
-    assert np.abs(y[::1000].mean(axis=1)).max() < 1e-6
-    assert max(found) < taken / 2, f"the health check waited {max(found):.3f} s of {taken:.3f} s"
+        subprocess.run([*command, process_address + path], check=True, timeout=60)
+    assert (tmp_path / "answer").stat().st_size > x.nbytes
+    least = work(body, x)
+    print(f"{path}: {len(body) / 2**20:.0f} MiB, health check waited {max(found):.3f} s, work of {least:.3f} s")
+    assert max(found) < least / 2, f"the health check waited {max(found):.3f} s, the work alone takes {least:.3f} s"

@@ -25,7 +25,7 @@ FORBIDDEN = {
 # Lower layers first; a module imports only what stands before it.
 SERVICE_LAYERS = [
     {"version", "protocol", "errors", "settings", "cores", "tensor_response"},
-    {"manifest", "off_the_loop"},
+    {"manifest", "off_the_loop", "json_numbers"},
     {"artifact", "certificate", "request", "metrics", "body", "openapi", "model_config", "handlers", "http_protocol"},
     {"codec", "runtime", "batcher", "statistics", "ops"},
     {"op_runtime", "served", "op_bodies"},

@@ -72,7 +72,7 @@ def test_json_carries_every_finite_value_exactly_flat_and_nested(
         assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
         assert decoded.tobytes() == array.tobytes()
         answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", {"x": decoded})
-        (output,) = json.loads(answer.text)["outputs"]
+        (output,) = json.loads(b"".join(answer.text))["outputs"]
         again = np.array(output["data"], DATATYPES[datatype]).reshape(output["shape"])
         assert again.tobytes() == array.tobytes()
         assert answer.tensors == []
@@ -93,7 +93,7 @@ def test_binary_carries_every_bit_both_ways(manifest_of: ManifestOf, datatype: s
     assert decoded.flags.aligned
     assert (decoded.dtype, decoded.shape, decoded.tobytes()) == (array.dtype, array.shape, array.tobytes())
     answer = codec.encode(codec.wanted(request, "m", manifest.outputs), "m", "1", {"x": decoded})
-    header = json.loads(answer.text)
+    header = json.loads(b"".join(answer.text))
     assert header["outputs"][0]["parameters"] == {"binary_data_size": array.nbytes}
     assert b"".join(answer.tensors) == array.tobytes()
 
@@ -251,6 +251,17 @@ def test_an_optional_input_may_be_left_out_a_required_one_may_not(manifest_of: M
         codec.decode(sent_as_binary({"x": x, "h": h[:1]}, datatypes), manifest)
 
 
+def test_the_optional_inputs_are_parts_of_one_state_and_come_all_or_none(manifest_of: ManifestOf) -> None:
+    state = {"datatype": "FP32", "shape": [-1, 2], "optional": True}
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [-1]}, {"name": "h", **state}, {"name": "c", **state}]
+    x, h = np.ones(3, "f4"), np.ones((3, 2), "f4")
+    datatypes = {"x": "FP32", "h": "FP32", "c": "FP32"}
+    for sent in ({"x": x}, {"x": x, "h": h, "c": h}):
+        assert codec.decode(sent_as_binary(sent, datatypes), manifest_of(inputs=inputs)).keys() == sent.keys()
+    with pytest.raises(InvalidInputError, match="input h comes without c: model m takes all of its optional inputs"):
+        codec.decode(sent_as_binary({"x": x, "h": h}, datatypes), manifest_of(inputs=inputs))
+
+
 def test_an_input_sent_twice_is_refused_though_others_are_optional(manifest_of: ManifestOf) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
     request = parse(orjson.dumps({"inputs": [tensor, tensor]}), None)
@@ -269,7 +280,7 @@ TWO_OUTPUTS = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("y
 
 
 def outputs_of(answer: codec.Answer) -> list[dict[str, Any]]:
-    return json.loads(answer.text)["outputs"]
+    return json.loads(b"".join(answer.text))["outputs"]
 
 
 def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(manifest_of: ManifestOf) -> None:
@@ -283,7 +294,7 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order_each_in_its_form(mani
         {"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
     ]
     assert b"".join(answer.tensors) == struct.pack("<f", 1.5)
-    assert json.loads(answer.text)["id"] == "7"
+    assert json.loads(b"".join(answer.text))["id"] == "7"
 
 
 def test_an_output_on_request_is_sent_when_it_is_named_and_else_not(manifest_of: ManifestOf) -> None:

@@ -27,6 +27,10 @@ def client() -> httpx.AsyncClient:
     async def full() -> None:
         raise QueueFullError("m", 9)
 
+    @app.post("/double")
+    async def doubled() -> None:
+        pass
+
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
@@ -42,6 +46,12 @@ async def test_what_pydantic_refuses_is_400_not_422(client: httpx.AsyncClient) -
     answer = await client.get("/double", params={"number": "three"})
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("query.number: Input should be a valid integer")
+
+
+async def test_405_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
+    answer = await client.put("/double")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+    assert answer.json()["error"] == "PUT is not allowed here, it must be GET or POST"
 
 
 async def test_a_bug_is_500_and_tells_nothing_of_the_inside(client: httpx.AsyncClient) -> None:
@@ -63,4 +73,4 @@ async def test_a_path_and_a_method_that_are_not_there(client: httpx.AsyncClient)
     }
     wrong = await client.post("/bug")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
-    assert wrong.json() == {"error": "POST is not allowed here, GET is"}
+    assert wrong.json() == {"error": "POST is not allowed here, it must be GET"}

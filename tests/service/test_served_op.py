@@ -1,0 +1,111 @@
+"""Where an operation runs: small requests at once, large ones in a thread that the event loop does not wait for."""
+
+import asyncio
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import InferenceError, OverflowingInputError, QueueFullError
+from service.manifest import Certificate
+from service.metrics import Metrics
+from service.op_runtime import Operator, cost
+from service.ops import OPERATIONS, Task
+from service.protocol import Arrays
+from service.served_op import INLINE_COST, ServedOp
+from service.settings import Settings
+
+SMALL, LARGE = np.ones((1, 768), "f4"), np.ones((200, 768), "f4")
+
+
+class HeldOperator(Operator):
+    """Waits in large runs until it is released, and notes in which thread each ran."""
+
+    def __init__(self) -> None:
+        self.begun, self.release, self.threads = threading.Event(), threading.Event(), list[int]()
+
+    def run(self, task: Task) -> Arrays:
+        self.threads.append(threading.get_ident())
+        self.begun.set()
+        if cost(task) > INLINE_COST:
+            assert self.release.wait(20)
+        return {"y": task.x}
+
+
+def served(operator: Operator, **settings: Any) -> ServedOp:
+    metrics = Metrics().of_model("layer_norm", "1")
+    certificate = Certificate(model_name="layer_norm", model_version="1", claims=[])
+    return ServedOp(OPERATIONS["layer_norm"], operator, certificate, metrics, Settings(**settings), instances=1)
+
+
+def task(x: np.ndarray) -> Task:
+    operation = OPERATIONS["layer_norm"]
+    return operation.task({"x": x}, operation.checked({}))
+
+
+async def test_a_small_request_is_answered_while_a_large_one_runs() -> None:
+    operator = HeldOperator()
+    op = served(operator)
+    large = asyncio.create_task(op.run(task(LARGE)))
+    await asyncio.to_thread(operator.begun.wait)  # the loop is free: the large one waits in its own thread
+    assert (await op.run(task(SMALL)))["y"].shape == (1, 1, 768)
+    assert not large.done()
+    operator.release.set()
+    assert (await large)["y"].shape == (200, 1, 768)
+    here = threading.get_ident()
+    assert [thread == here for thread in operator.threads] == [False, True]
+    await op.close()
+
+
+async def test_large_requests_beyond_the_queue_are_refused_at_once() -> None:
+    operator = HeldOperator()
+    op = served(operator, max_queue_size=1)
+    running = asyncio.create_task(op.run(task(LARGE)))
+    await asyncio.to_thread(operator.begun.wait)
+    waiting = asyncio.create_task(op.run(task(LARGE)))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        await op.run(task(LARGE))
+    operator.release.set()
+    await asyncio.gather(running, waiting)
+    await op.close()
+
+
+class FailingOperator(Operator):
+    """Raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def run(self, task: Task) -> Arrays:
+        raise self.error
+
+
+@pytest.mark.parametrize("x", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("error", "seen", "words"),
+    [
+        (OverflowingInputError("layer_norm"), OverflowingInputError, "too far apart for layer_norm"),
+        (RuntimeError("/secret/path"), InferenceError, "layer_norm failed on this request"),
+    ],
+)
+async def test_what_the_input_is_to_blame_for_is_said_and_the_rest_is_for_the_log(
+    x: np.ndarray, error: Exception, seen: type[Exception], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    op = served(FailingOperator(error))
+    with pytest.raises(seen, match=words) as caught:
+        await op.run(task(x))
+    assert "secret" not in str(caught.value)
+    assert ("secret" in caplog.text) == (seen is InferenceError)
+    await op.close()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "inline"),
+    [((1, 768), "f4", True), ((64, 768), "f4", True), ((200, 768), "f4", False), ((65536, 1), "f4", False)],
+)
+def test_what_is_done_at_once_is_small_in_work_not_only_in_bytes(
+    shape: tuple[int, ...], dtype: str, inline: bool
+) -> None:
+    assert (cost(task(np.zeros(shape, dtype))) <= INLINE_COST) is inline
