@@ -52,6 +52,13 @@ def parse(body: bytes | bytearray, header_length: str | None) -> InferenceReques
     )
 
 
+def json_bytes(header_length: str | None, body_length: int) -> int:
+    """How much of a body is JSON, by a header that is not checked yet."""
+    if header_length is None or not header_length.isdecimal():
+        return body_length
+    return min(int(header_length[:20]), body_length)
+
+
 def parse_index(body: bytes | bytearray) -> bool:
     """POST /v2/repository/index: whether only models that serve are asked for. An empty body asks for all."""
     if not body:

@@ -28,7 +28,7 @@ from service.protocol import (
     ServerMetadata,
 )
 from service.repository import READY, ModelRepository
-from service.request import parse, parse_index
+from service.request import json_bytes, parse, parse_index
 from service.served import Call, Served
 from service.settings import Settings
 from service.statistics import model_statistics
@@ -87,7 +87,7 @@ async def infer(request: Request) -> Response:
         model = repository.get(name, version)
         body = await read_body(request, max_body_bytes)
         header_length = request.headers.get(HEADER_LENGTH)
-        work = len(body) * (JSON_COSTS if header_length is None else 1)
+        work = len(body) + (JSON_COSTS - 1) * json_bytes(header_length, len(body))
         call = await off_the_loop(work, _decoded, model, body, header_length)
         wanted, running = call.wanted, call.run()
         del body, call  # or the request's tensors would be kept as long as its answer
