@@ -13,12 +13,17 @@ class TensorResponse(Response):
 
     def __init__(self, parts: Sequence[bytes | memoryview], media_type: str, headers: dict[str, str]) -> None:
         size = sum(map(len, parts))
-        super().__init__(media_type=media_type, headers={**headers, "content-length": str(size)})
-        self._parts = [b"".join(parts)] if size <= CHUNK_BYTES else parts
+        self._parts = [] if size <= CHUNK_BYTES else parts
+        if self._parts:
+            super().__init__(media_type=media_type, headers={**headers, "content-length": str(size)})
+        else:
+            super().__init__(b"".join(parts), media_type=media_type, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the head, then each part in chunks."""
-        del scope, receive
+        if not self._parts:
+            await super().__call__(scope, receive, send)
+            return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for part in self._parts:
             for start in range(0, len(part), CHUNK_BYTES):

@@ -1,0 +1,41 @@
+"""A response in parts: the same bytes whether it goes out at once or in chunks."""
+
+from typing import Any
+
+import pytest
+
+from service.tensor_response import CHUNK_BYTES, TensorResponse
+
+
+async def messages(response: TensorResponse) -> list[dict[str, Any]]:
+    sent = list[dict[str, Any]]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    await response({"type": "http"}, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("parts", "bodies"),
+    [
+        ([b"{}"], [2]),
+        ([b"{}", memoryview(b"ab")], [4]),
+        ([b"x" * CHUNK_BYTES], [CHUNK_BYTES]),
+        ([b"head", memoryview(bytes(2 * CHUNK_BYTES + 1))], [4, CHUNK_BYTES, CHUNK_BYTES, 1, 0]),
+    ],
+    ids=["json", "binary", "just small", "large"],
+)
+async def test_small_ones_go_out_at_once_and_large_ones_in_chunks(parts: list[Any], bodies: list[int]) -> None:
+    start, *rest = await messages(TensorResponse(parts, "application/octet-stream", {"x-more": "1"}))
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert headers["content-length"] == str(sum(map(len, parts)))
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["x-more"] == "1"
+    assert [len(message["body"]) for message in rest] == bodies
+    assert b"".join(message["body"] for message in rest) == b"".join(parts)
+    assert [message.get("more_body", False) for message in rest] == [True] * (len(rest) - 1) + [False]
