@@ -2,7 +2,15 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test format export experiments clean
+.PHONY: help serve test format export experiments clean
+
+help:
+	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
+	@echo 'make test         format, lint, types and all tests; installs everything'
+	@echo 'make format       format the code and mend what lint can mend'
+	@echo 'make export       export every artifact again from its checkpoint, and the graphs of the operations'
+	@echo 'make experiments  train the models again and redraw the figures (QUICK=1: a small version, in minutes)'
+	@echo 'make clean        remove what was built'
 
 serve: .venv/service-installed
 	exec .venv/bin/python -m service $(if $(PORT),--port $(PORT))

@@ -31,7 +31,7 @@ class OverflowingInputError(InvalidInputError):
 
     def __init__(self, operation: str) -> None:
         super().__init__(
-            f"x has values too far apart for {operation}: their variance is beyond the largest number of FP64"
+            f"x has values too large or too far apart for {operation}: their squares are beyond the largest FP64 number"
         )
 
 
@@ -43,7 +43,9 @@ class BodyTooLargeError(ServiceError):
     """The body, as sent or once inflated, is larger than the server takes."""
 
     def __init__(self, max_body_bytes: int) -> None:
-        super().__init__(f"the body is larger than {max_body_bytes} bytes, the most this server takes")
+        super().__init__(
+            f"the body is larger than {max_body_bytes} bytes, the most this server takes (its setting MAX_BODY_BYTES)"
+        )
 
 
 class TooManyRowsError(ServiceError):
@@ -106,5 +108,7 @@ STATUS: dict[type[ServiceError], int] = {
 
 def shown(value: object) -> str:
     """A value of the client's, short enough for an error message, at a cost that its size does not change."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]  # the client speaks JSON
     text = _SHORT.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,5 +1,6 @@
 """Every failure, FastAPI's own included, leaves as ``{"error": "..."}``."""
 
+import re
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -7,17 +8,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Match, Route
 
 from service.errors import STATUS, ServiceError
 
 
-def _methods_at(request: Request) -> str:
-    """Every method of the path, whichever of its routes has it; Starlette's own header names the first route's."""
-    methods = set[str]()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+def _methods_at(request: Request, error: HTTPException) -> str:
+    """Every method of the path. Starlette's own header names those of the first of its routes alone."""
+    methods = set((error.headers or {}).get("Allow", "").replace(" ", "").split(",")) - {""}
+    for path, item in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path):
+            methods |= {method.upper() for method in item}
     return ", ".join(sorted(methods))
 
 
@@ -35,7 +35,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == HTTPStatus.NOT_FOUND:
             message = "there is nothing at this path; /docs lists what there is"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            allowed = _methods_at(request)
+            allowed = _methods_at(request, error)
             message = f"{request.method} is not allowed here, it must be {allowed.replace(', ', ' or ')}"
             return JSONResponse({"error": message}, error.status_code, {"Allow": allowed})
         return JSONResponse({"error": message}, error.status_code, error.headers)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -94,6 +95,10 @@ class OutputTensor(Tensor):
 
     on_request: Flag = False
 
+    def metadata(self) -> TensorMetadata:
+        """As of any tensor, and whether it must be named."""
+        return replace(super().metadata(), on_request=self.on_request or None)
+
 
 class InputTensor(Tensor):
     """An input, with what it may hold; those that are ``optional`` are zeros when all of them are left out.
@@ -107,6 +112,10 @@ class InputTensor(Tensor):
     max_shape: list[int] | None = None
     scale: str | None = None
     meaning: str | None = None
+
+    def metadata(self) -> TensorMetadata:
+        """As of any tensor, and whether it may be left out."""
+        return replace(super().metadata(), optional=self.optional or None)
 
     @model_validator(mode="after")
     def _max_shape_has_the_rank_of_shape(self) -> Self:

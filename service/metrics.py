@@ -5,7 +5,15 @@ from asyncio import CancelledError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from service.errors import STATUS, ClientGoneError, QueueFullError, ServiceError
 
@@ -19,6 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
 
         def histogram(name: str, what: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
             return Histogram(f"normserve_{name}", what, (*MODEL, *labels), buckets=buckets, registry=self.registry)

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
@@ -12,6 +11,7 @@ from service.json_numbers import cut_out
 from service.off_the_loop import JSON_COSTS, LARGE_BYTES
 from service.ops import MAX_RANK, STATISTICS
 from service.protocol import DATATYPES, InferenceRequest, JsonNumbers, Parameters, RequestedOutput, RequestInput
+from service.request import parse_json
 
 Nested = Annotated[
     list[Any],
@@ -22,6 +22,7 @@ Channels = Annotated[
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "description": "One for each channel of x."}),
 ]
 X: Any = [[1.0, 2.0, 3.0, 4.0], [10000.0, 10001.0, 10002.0, 10004.0]]
+BATCH: Any = [[1.0, 10.0], [2.0, 30.0], [6.0, 50.0]]
 IMAGES: Any = [[[1.0, 2.0], [3.0, 5.0]], [[-1.0, 0.5], [2.0, 2.0]]]  # (N, C, positions)
 
 
@@ -110,7 +111,7 @@ class InstanceBody(OpBody):
 class BatchBody(OpBody):
     """batch_norm."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"x": X, "training": True, "momentum": 0.1}})
+    model_config = ConfigDict(json_schema_extra={"example": {"x": BATCH, "training": True, "momentum": 0.1}})
 
     weight: Channels | None = Field(None, description="Multiplies each channel; ones when left out.")
     bias: Channels | None = Field(None, description="Is added to each channel; zeros when left out.")
@@ -165,21 +166,18 @@ def _input(name: str, datatype: str, data: list[Any] | JsonNumbers) -> RequestIn
 def parse_body(operation: str, body: bytes | bytearray) -> OpBody:
     """The body of an operation. Raises InvalidInputError naming the field that is wrong, its value, what is allowed."""
     text, numbers = cut_out(body, len(body), "x") if JSON_COSTS * len(body) > LARGE_BYTES else (body, {})
-    try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInputError(f"the body is not JSON: {error}; NaN and Infinity are no JSON numbers") from error
+    document = parse_json(text)
     if not isinstance(document, dict):
         raise InvalidInputError(f"the body is {shown(document)}, it must be a JSON object")
+    fields = BODIES[operation].model_fields
+    if unknown := [field for field in document if field not in fields]:
+        raise InvalidInputError(f"{operation} has no field {shown(unknown[0])}, its fields are {', '.join(fields)}")
     if isinstance(x := document.get("x"), str) and x in numbers:
         document["x"] = numbers[x]
     try:
         return BODIES[operation].model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = str(first["loc"][0]) if first["loc"] else "the body"
-        if first["type"] == "extra_forbidden":
-            fields = ", ".join(BODIES[operation].model_fields)
-            raise InvalidInputError(f"{operation} has no field {shown(where)}, its fields are {fields}") from error
+        where = str(first["loc"][0])
         was = "" if first["type"] == "missing" else f" is {shown(first['input'])}"
         raise InvalidInputError(f"{where}{was}: {first['msg']}") from error

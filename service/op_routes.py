@@ -133,7 +133,7 @@ def _add(router: APIRouter, operation: Operation) -> None:
         methods=["POST"],
         operation_id=operation.name,
         summary=operation.name,
-        description=f"`{operation.formula}`\n\nMean and variance are of {operation.statistics_of}. {operation.source}.",
+        description=f"`{operation.formula}`\n\nStatistics are of {operation.statistics_of}. {operation.source}.",
         response_class=Response,
         responses={200: {"description": "What was computed.", "content": answer}, **errors},
         openapi_extra={

@@ -151,10 +151,9 @@ def _check(task: Task, found: Arrays, block: _Block) -> None:
 
 
 def _rounded(found: Arrays, answered: np.dtype[Any]) -> Arrays:
-    """Y to the datatype that is answered, statistics to at least FP32."""
-    kept = np.promote_types(answered, np.float32)
+    """Y to the datatype that is answered; statistics as they were computed."""
     with np.errstate(over="ignore"):  # infinity, where the datatype holds no number as large
-        return {name: array.astype(answered if name == "y" else kept, copy=False) for name, array in found.items()}
+        return {**found, "y": found["y"].astype(answered, copy=False)}
 
 
 def _answered(task: Task, found: Arrays) -> Arrays:
@@ -165,13 +164,17 @@ def _answered(task: Task, found: Arrays) -> Arrays:
         rows, channels, *_ = task.shapes["y"]
         found = found | _moved_on(task, found, task.momentum)
         found["y"] = found["y"].reshape(channels, rows, -1).swapaxes(0, 1)  # (1, C, N S) -> (N, C, S)
-    return {name: found[name].reshape(shape) for name, shape in task.shapes.items()}
+    kept = np.promote_types(task.x.dtype, np.float32)
+    with np.errstate(over="ignore"):
+        return {
+            name: found[name].reshape(shape).astype(task.x.dtype if name == "y" else kept, copy=False)
+            for name, shape in task.shapes.items()
+        }
 
 
 def _given_statistics(task: Task) -> Arrays:
-    kept = np.promote_types(task.x.dtype, np.float32)
     mean, variance = (task.of_groups[name].astype("f8") for name in ("running_mean", "running_var"))
-    return {"mean": mean.astype(kept), "inv_std": (1 / np.sqrt(variance + task.eps)).astype(kept)}
+    return {"mean": mean, "inv_std": 1 / np.sqrt(variance + task.eps)}
 
 
 def _moved_on(task: Task, found: Arrays, momentum: float) -> Arrays:
@@ -179,7 +182,7 @@ def _moved_on(task: Task, found: Arrays, momentum: float) -> Arrays:
     count = task.x.shape[2]
     batch = {"running_mean": found["mean"], "running_var": found["variance"] * (count / (count - 1))}
     return {
-        name: ((1 - momentum) * task.before[name].astype("f8") + momentum * array.reshape(-1)).astype(array.dtype)
+        name: (1 - momentum) * task.before[name].astype("f8") + momentum * array.reshape(-1)
         for name, array in batch.items()
     }
 

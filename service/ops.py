@@ -221,9 +221,7 @@ def _affine(inputs: Arrays, shape: tuple[int, ...], what: str) -> Arrays:
     return found
 
 
-_EPS = Parameter(
-    float, 1e-5, "added to the variance inside the root", lambda eps: 0 < eps < math.inf, "positive and finite"
-)
+_EPS = Parameter(float, 1e-5, "added inside the root", lambda eps: 0 < eps < math.inf, "positive and finite")
 _AXIS = Parameter(int, -1, "the first normalised axis; all from it on are normalised together")
 _GROUPS = Parameter(
     int,
@@ -272,7 +270,7 @@ OPERATIONS = {
             "batch_norm",
             "y = (x - running_mean) / sqrt(running_var + eps) * weight + bias; "
             "in training with the batch's own mean and variance",
-            "in training, all rows and positions, for each channel: a row's answer then depends on the others",
+            "all rows and positions, for each channel, in training: a row's answer then depends on the others",
             "Ioffe and Szegedy 2015, Batch Normalization, arXiv 1502.03167, algorithms 1 and 2",
             {
                 "eps": _EPS,

@@ -32,11 +32,16 @@ DATATYPE_OF: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DATATYPE
 
 @dataclass(frozen=True)
 class TensorMetadata:
-    """Name, datatype and shape of a model's input or output; -1 is a size that varies."""
+    """Name, datatype and shape of a model's input or output; -1 is a size that varies.
+
+    optional: an input that may be left out. on_request: an output that is answered only when it is named.
+    """
 
     name: str
     datatype: str
     shape: list[int]
+    optional: bool | None = None
+    on_request: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class InferenceRequest:
     outputs: list[RequestedOutput] | None = None  # None: all of them, binary if binary_data_output
     binary_data_output: bool = False
     raw: memoryview | None = None
+    unknown: tuple[str, ...] = ()  # fields that the protocol does not have; a model passes over them
 
 
 @dataclass(frozen=True)

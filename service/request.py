@@ -11,9 +11,12 @@ from service.protocol import HEADER_LENGTH, InferenceRequest, JsonNumbers, Param
 
 # Before anything is done for each of them; far above what any model has.
 MAX_TENSORS, MAX_RANK = 256, 32
+_SEARCHED_BYTES = 2**16  # for NaN, when a body is no JSON
 
 # Triton's extensions that would change the answer: silence would be a wrong answer.
 _NOT_OFFERED = frozenset({"classification", "shared_memory_region", "sequence_id"})
+_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
+_INPUT_FIELDS = frozenset({"name", "datatype", "shape", "data", "parameters"})
 _KINDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -29,7 +32,8 @@ def parse(body: bytes | bytearray, header_length: str | None) -> InferenceReques
     text, numbers = (
         cut_out(body, length, "data") if JSON_COSTS * length > LARGE_BYTES else (memoryview(body)[:length], {})
     )
-    document = _object(_json(text, is_all=header_length is None), "the body")
+    hint = f"a body with binary tensors needs the header {HEADER_LENGTH}"
+    document = _object(parse_json(text, hint if header_length is None else f"{HEADER_LENGTH} may be wrong"), "the body")
     inputs, taken = [], 0
     for index, item in enumerate(_list(document.get("inputs"), "inputs", MAX_TENSORS)):
         tensor, size = _request_input(_object(item, f"inputs[{index}]"), index, binary[taken:], numbers)
@@ -49,7 +53,17 @@ def parse(body: bytes | bytearray, header_length: str | None) -> InferenceReques
         inputs=inputs,
         outputs=_requested_outputs(document, binary_data_output),
         binary_data_output=binary_data_output,
+        unknown=_unknown(document),
     )
+
+
+def _unknown(document: dict[str, Any]) -> tuple[str, ...]:
+    """Fields of the request, and parameters of its inputs, that mean nothing: misspelt, or in the wrong place."""
+    fields = [field for field in document if field not in _FIELDS]
+    for item in document["inputs"]:
+        fields += [field for field in item if field not in _INPUT_FIELDS]
+        fields += [name for name in item.get("parameters") or {} if name != "binary_data_size"]
+    return tuple(fields)
 
 
 def json_bytes(header_length: str | None, body_length: int) -> int:
@@ -63,7 +77,9 @@ def parse_index(body: bytes | bytearray) -> bool:
     """POST /v2/repository/index: whether only models that serve are asked for. An empty body asks for all."""
     if not body:
         return False
-    document = _object(_json(body, is_all=True), "the body")
+    document = _object(parse_json(body), "the body")
+    if unknown := document.keys() - {"ready"}:
+        raise InvalidInputError(f"the body has a field {shown(min(unknown))}, its one field is ready")
     return bool(_optional(document, "ready", bool, "the body"))
 
 
@@ -75,18 +91,15 @@ def _json_length(header: str, body_length: int) -> int:
     )
 
 
-def _json(text: bytes | bytearray | memoryview, *, is_all: bool) -> Any:
+def parse_json(text: bytes | bytearray | memoryview, hint: str = "") -> Any:
+    """Any JSON. hint: what else may be wrong. Raises InvalidInputError."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        hint = (
-            f"a body with binary tensors needs the header {HEADER_LENGTH}"
-            if is_all
-            else f"{HEADER_LENGTH} may be wrong"
-        )
-        raise InvalidInputError(
-            f"the body is not JSON: {error}; NaN and Infinity must be sent as binary, and {hint}"
-        ) from error
+        start = bytes(text[:_SEARCHED_BYTES])
+        if b"NaN" in start or b"Infinity" in start:
+            hint = "NaN and Infinity are no JSON numbers: send them as binary, to /v2/models/{name}/infer"
+        raise InvalidInputError(f"the body is not JSON: {error}" + (f"; {hint}" if hint else "")) from error
 
 
 def _request_input(

@@ -69,6 +69,11 @@ class ServedOp:
             raise InvalidInputError(
                 f"a raw body has no shape, and {self.name} takes x of any shape: send a JSON header"
             )
+        if request.unknown:
+            raise InvalidInputError(
+                f"the request has {shown(request.unknown[0])} where that means nothing: the fields are inputs, "
+                f"outputs, id and parameters, and {', '.join(self.operation.parameters)} are parameters of the request"
+            )
         sent = {tensor.name: tensor for tensor in request.inputs}
         if len(sent) != len(request.inputs) or "x" not in sent or not sent.keys() <= {*self.operation.inputs}:
             names = [tensor.name for tensor in request.inputs]
@@ -79,6 +84,10 @@ class ServedOp:
         )
         inputs = {name: _tensor(tensor, sent["x"].datatype) for name, tensor in sent.items()}
         outputs = _outputs(sent["x"].datatype, training=bool(parameters.get("training")))
+        if not parameters.get("training"):
+            for output in request.outputs or ():
+                if output.name in self.operation.more_inputs:
+                    raise InvalidInputError(f"output {output.name} is there only with the parameter training: true")
         wanted = codec.wanted(request, self.name, outputs)
         return Call(wanted, partial(self.run, self.operation.task(inputs, parameters)))
 
@@ -110,8 +119,14 @@ class ServedOp:
             name=self.name,
             versions=versions,
             platform="onnx_onnxv1",
-            inputs=[TensorMetadata(name, DATATYPES_TAKEN[0], [-1]) for name in self.operation.inputs],
-            outputs=[TensorMetadata(name, DATATYPES_TAKEN[0], [-1]) for name in outputs],
+            inputs=[
+                TensorMetadata(name, DATATYPES_TAKEN[0], [-1], optional=name != "x" or None)
+                for name in self.operation.inputs
+            ],
+            outputs=[
+                TensorMetadata(name, DATATYPES_TAKEN[0], [-1], on_request=name in STATISTICS or None)
+                for name in outputs
+            ],
             datatypes=list(DATATYPES_TAKEN),
             parameters=self.operation.described_parameters(),
         )
@@ -174,8 +189,8 @@ def _tensor(sent: RequestInput, datatype: str) -> Array:
         )
     if sent.datatype != datatype:
         raise InvalidInputError(f"input {sent.name} has datatype {sent.datatype}, it must be that of x, {datatype}")
-    if not 1 <= len(sent.shape) <= MAX_RANK or min(sent.shape) < 1:
-        raise InvalidInputError(
-            f"input {sent.name} has shape {shown(sent.shape)}, it must have 1 to {MAX_RANK} sizes, each from 1"
-        )
+    if not 1 <= len(sent.shape) <= MAX_RANK:
+        raise InvalidInputError(f"input {sent.name} has {len(sent.shape)} sizes, it must have 1 to {MAX_RANK}")
+    if min(sent.shape) < 1:
+        raise InvalidInputError(f"input {sent.name} has shape {sent.shape}, each size must be at least 1")
     return codec.array_of(sent)

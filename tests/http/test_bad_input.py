@@ -52,7 +52,7 @@ def framed(name: str, header: bytes, tail: bytes, words: str, length: str | None
 CASES = [
     # JSON as a whole
     Case("empty body", b"", "the body is not JSON"),
-    Case("not json", b"hello", "the body is not JSON: .*NaN and Infinity must be sent as binary"),
+    Case("not json", b"hello", "the body is not JSON: .*needs the header Inference-Header-Content-Length"),
     Case("truncated json", request(tensor())[:-10], "the body is not JSON: unexpected end of data"),
     Case("two documents", request(tensor()) * 2, "the body is not JSON"),
     Case("not utf-8", b'{"inputs": "\xff"}', "the body is not JSON"),
@@ -75,7 +75,7 @@ CASES = [
     ),
     Case("a list", b"[1, 2]", r"the body is \[1, 2\], it must be a JSON object"),
     Case("a number", b"7", "the body is 7, it must be a JSON object"),
-    Case("null", b"null", "the body is None, it must be a JSON object"),
+    Case("null", b"null", "the body is null, it must be a JSON object"),
     Case("binary without its header", request(binary()) + FLOATS, f"needs the header {HEADER_LENGTH}"),
     # fields
     Case("no inputs", b"{}", "inputs: missing, it must be a JSON list"),
@@ -109,7 +109,7 @@ CASES = [
     Case("shape a number", request(tensor(shape=64)), "the shape of input 'x': 64, it must be a JSON list"),
     Case("shape of text", request(tensor(shape=["1", "64"])), "shape of input 'x' has '1' in it"),
     Case("shape of floats", request(tensor(shape=[1.0, 64.0])), "shape of input 'x' has 1.0 in it"),
-    Case("shape of booleans", request(tensor(shape=[True, 64])), "shape of input 'x' has True in it"),
+    Case("shape of booleans", request(tensor(shape=[True, 64])), "shape of input 'x' has true in it"),
     Case("negative size", request(tensor(shape=[-1, 64])), "shape of input 'x' has -1 in it"),
     Case("rank 1", request(tensor(shape=[64])), r"has shape \[64\], .* takes \[-1, 64\]"),
     Case("rank 3", request(tensor(shape=[1, 8, 8])), r"has shape \[1, 8, 8\], .* takes \[-1, 64\]"),
@@ -132,13 +132,25 @@ CASES = [
     Case("nested too deep", request(tensor(data=[[[v] for v in ROW]])), r"has \[0.5\] at position 0, .* a number"),
     Case("outer size", request(tensor(data=[ROW, ROW])), r"has 2 lists in it, its shape \[1, 64\] begins with 1"),
     Case("text value", request(tensor(data=["a", *ROW[1:]])), "has 'a' at position 0, it must be a number"),
-    Case("boolean value", request(tensor(data=[*ROW[1:], True])), "has True at position 63, it must be a number"),
-    Case("null value", request(tensor(data=[None, *ROW[1:]])), "has None at position 0, it must be a number"),
+    Case("boolean value", request(tensor(data=[*ROW[1:], True])), "has true at position 63, it must be a number"),
+    Case("null value", request(tensor(data=[None, *ROW[1:]])), "has null at position 0, it must be a number"),
     Case("too large for FP32", request(tensor(data=[1e39, *ROW[1:]])), r"has 1e\+39 at position 0, too large"),
     Case("too large for JSON", request(tensor()).replace(b"0.5", b"1e999", 1), "the body is not JSON.*infinity"),
-    Case("NaN token", request(tensor(data=[float("nan"), *ROW[1:]])), "NaN and Infinity must be sent as binary"),
-    Case("Infinity token", request(tensor(data=[float("inf"), *ROW[1:]])), "NaN and Infinity must be sent as binary"),
-    Case("-Infinity token", request(tensor(data=[float("-inf"), *ROW[1:]])), "NaN and Infinity must be sent as bin"),
+    Case(
+        "NaN token",
+        request(tensor(data=[float("nan"), *ROW[1:]])),
+        "NaN and Infinity are no JSON numbers: send them as binary",
+    ),
+    Case(
+        "Infinity token",
+        request(tensor(data=[float("inf"), *ROW[1:]])),
+        "NaN and Infinity are no JSON numbers: send them as binary",
+    ),
+    Case(
+        "-Infinity token",
+        request(tensor(data=[float("-inf"), *ROW[1:]])),
+        "NaN and Infinity are no JSON numbers: send them as binary",
+    ),
     # binary tensors
     framed("header length negative", request(binary()), FLOATS, "is '-1', it must be an integer from 0", "-1"),
     framed("header length not a number", request(binary()), FLOATS, "is 'ten', it must be an integer from 0", "ten"),
@@ -263,7 +275,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(serve: Any) -> None
     assert (
         json.loads(declared[2])
         == chunked.json()
-        == {"error": "the body is larger than 1000 bytes, the most this server takes"}
+        == {"error": "the body is larger than 1000 bytes, the most this server takes (its setting MAX_BODY_BYTES)"}
     )
     assert fits == 200
 

@@ -152,7 +152,7 @@ def test_a_raw_body_that_is_no_whole_number_of_elements_is_refused(manifest_of: 
     ("datatype", "value", "words"),
     [
         ("INT64", 1.5, "has 1.5 at position 0, it must be an integer"),
-        ("INT64", True, "has True at position 0, it must be an integer"),
+        ("INT64", True, "has true at position 0, it must be an integer"),
         ("INT64", 2**64 - 1, "outside -9223372036854775808 to 9223372036854775807"),
         ("INT8", 128, "has 128 in it, which is outside -128 to 127"),
         ("UINT8", -1, "has -1 in it, which is outside 0 to 255"),
