@@ -4,7 +4,8 @@
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -23,6 +24,7 @@ from service.manifest import (
 from service.protocol import DATATYPES, Array, Arrays
 
 Run = Callable[[Arrays], Arrays]
+Batch = TypeVar("Batch")  # whatever a run takes
 
 ORT_TYPES = {
     "BOOL": "tensor(bool)",
@@ -252,7 +254,9 @@ def _elsewhere(array: Array) -> Array:
     return copy
 
 
-def thread_invariant(runs: dict[int, Run], batches: Sequence[Arrays], checked: Checked = "start") -> Claim:
+def thread_invariant(
+    runs: Mapping[int, Callable[[Batch], Arrays]], batches: Sequence[Batch], checked: Checked = "start"
+) -> Claim:
     """Every output of each batch with one intra-op thread against the same with more, bitwise."""
     (_, one), *others = sorted(runs.items())
     compared = mismatching = 0

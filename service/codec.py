@@ -281,6 +281,12 @@ def wanted(request: InferenceRequest, model_name: str, outputs: Sequence[OutputT
     return Wanted(request.id, chosen, nonfinite_as_null="nonfinite" in request.parameters)
 
 
+def check_finite(what: str, array: Array, instead: str) -> None:
+    """Raises InvalidInputError when JSON could not carry an output, saying what to do instead."""
+    if not np.isfinite(array).all():
+        raise InvalidInputError(f"{what} has a value that is not finite, which JSON cannot carry: {instead}")
+
+
 def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
     """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
     document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
@@ -295,11 +301,9 @@ def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) 
             entry["parameters"] = {"binary_data_size": array.nbytes}
             text += [orjson.dumps(entry), b","]
             continue
-        if array.dtype.kind == "f" and not wanted.nonfinite_as_null and not np.isfinite(array).all():
-            raise InvalidInputError(
-                f"output {name} has a value that is not finite, which JSON cannot carry: ask for it with "
-                'binary_data, or set the request\'s parameter nonfinite to "null"'
-            )
+        if array.dtype.kind == "f" and not wanted.nonfinite_as_null:
+            instead = 'ask for it with binary_data, or set the request\'s parameter nonfinite to "null"'
+            check_finite(f"output {name}", array, instead)
         text += [orjson.dumps(entry)[:-1], b',"data":', *written(array.ravel()), b"},"]
     text[-1] = text[-1][:-1]  # no comma behind the last one
     return Answer([*text, b"]}"], tensors)

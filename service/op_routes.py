@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.body import read_body
-from service.errors import InvalidInputError, ModelNotFoundError, shown
+from service.codec import check_finite
+from service.errors import ModelNotFoundError, shown
 from service.json_numbers import written
 from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.op_bodies import BODIES, OpAnswer, parse_body
-from service.ops import DATATYPES_TAKEN, OPERATIONS, STATISTICS, Operation
+from service.ops import DATATYPES_TAKEN, OPERATIONS, Operation
 from service.protocol import DATATYPE_OF, Arrays, ErrorBody, OperationDescription
 from service.repository import ModelRepository
 from service.served import Call, Served
@@ -50,7 +51,7 @@ def _described(operation: Operation) -> OperationDescription:
         statistics_of=operation.statistics_of,
         source=operation.source,
         inputs=list(operation.inputs),
-        outputs=["y", *STATISTICS, *operation.more_inputs],
+        outputs=list(operation.outputs),
         parameters=operation.described_parameters(),
         datatypes=list(DATATYPES_TAKEN),
         model=f"/v2/models/{operation.name}",
@@ -85,10 +86,7 @@ def _encoded(model: Served, outputs: Arrays) -> list[bytes]:
 def _answer(outputs: Arrays) -> list[bytes]:
     """``{"y": ..., "datatype": ..., "shape": ...}`` and the other outputs, in parts."""
     for name, array in outputs.items():
-        if not np.isfinite(array).all():
-            raise InvalidInputError(
-                f"{name} has a value that is not finite, which JSON cannot carry: ask /v2 for binary"
-            )
+        check_finite(name, array, "ask /v2 for binary")
     y = outputs["y"]
     described = {"datatype": DATATYPE_OF[y.dtype], "shape": list(y.shape)}
     parts = [b'{"y":', *written(np.ascontiguousarray(y)), b",", orjson.dumps(described)[1:-1]]

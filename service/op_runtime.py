@@ -6,7 +6,6 @@ The graphs are made by ``export`` and ship with the service; docs/decisions/0006
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class Operator:
     """Runs the operations' graphs; safe to be called by several threads at once."""
 
     def __init__(self, intra_op_threads: int = 1) -> None:
-        self._graphs: dict[tuple[str, str], Run] = {}
+        self._graphs: dict[tuple[str | None, str], Run] = {}
         for file in sorted(GRAPHS.glob("*.onnx")):
             name, datatype = file.stem.split(".")
             self._graphs[name, datatype] = open_graph(file.read_bytes(), intra_op_threads)
@@ -127,9 +126,8 @@ class _Fed:
 def computes_in_fp64(task: Task) -> bool:
     """Whether FP64 is asked for, or FP32 would not be good enough."""
     return (
-        task.x.dtype == np.float64
-        or task.graph == task.graph_fp64 == "two_passes"
-        or task.graph == "batch_norm"
+        task.graph is None
+        or task.x.dtype == np.float64
         or not SHORT_ROW < task.x.shape[2] <= LONG_ROW
         or not _FP32_EPS[0] <= task.eps <= _FP32_EPS[1]
     )
@@ -158,7 +156,7 @@ def _rounded(found: Arrays, answered: np.dtype[Any]) -> Arrays:
 
 def _answered(task: Task, found: Arrays) -> Arrays:
     """In the shapes and the order of the caller's x."""
-    if task.graph == "batch_norm":
+    if task.graph_fp64 == "batch_norm":
         found = found | _given_statistics(task)
     if task.momentum is not None:
         rows, channels, *_ = task.shapes["y"]
@@ -206,18 +204,13 @@ def recheck_operations(operators: dict[int, Operator]) -> dict[str, Rechecked]:
 
 
 def _rechecked(exported: Certificate, operation: Operation, operators: dict[int, Operator]) -> Rechecked:
-    def run(operator: Operator, inputs: Arrays) -> Arrays:
-        parameters = {name: inputs[name].item() for name in operation.parameters}
-        tensors = {name: array for name, array in inputs.items() if name not in parameters}
-        return operator.run(operation.task(tensors, parameters))
-
-    runs: dict[int, Run] = {threads: partial(run, operator) for threads, operator in operators.items()}
-    fresh = thread_invariant(runs, list(_batches(operation)))
+    runs = {threads: operator.run for threads, operator in operators.items()}
+    fresh = thread_invariant(runs, list(_tasks(operation)))
     claims = [fresh if claim.claim == fresh.claim else claim for claim in exported.claims]
     return Rechecked(exported, exported.model_copy(update={"claims": claims}))
 
 
-def _batches(operation: Operation) -> Iterator[Arrays]:
+def _tasks(operation: Operation) -> Iterator[Task]:
     """Seeded inputs in every datatype that is computed in, in training as well where there is such a thing."""
     rng = np.random.default_rng(CHECK_SEED)
     ways: list[dict[str, Any]] = [{}]
@@ -228,5 +221,4 @@ def _batches(operation: Operation) -> Iterator[Arrays]:
     for dtype, parameters in itertools.product(("f4", "f8"), ways):
         more = {name: rng.random(CHECK_SHAPE[1]).astype(dtype) for name in operation.more_inputs}
         x = rng.standard_normal(CHECK_SHAPE).astype(dtype)
-        scalars = {name: np.array(value) for name, value in operation.checked(parameters).items()}
-        yield {"x": x, **more, **scalars}
+        yield operation.task({"x": x, **more}, operation.checked(parameters))

@@ -37,14 +37,14 @@ class Parameter:
 class Task:
     """A checked request: what is to be computed, laid out as the graphs take it.
 
-    graph, graph_fp64: which graph computes it in FP32, and in FP64. x: (R, G, K), R rows of G groups of K numbers that
-    share a mean and a variance. of_groups: weight, bias and given statistics, (G, A), each for K / A numbers that lie
-    together. shapes: of the outputs, as the caller gets them. momentum: None but in training, where ``before`` holds
-    the running statistics so far.
+    graph, graph_fp64: which graph computes it in FP32, and in FP64; no graph where FP64 alone is good enough. x:
+    (R, G, K), R rows of G groups of K numbers that share a mean and a variance. of_groups: weight, bias and given
+    statistics, (G, A), each for K / A numbers that lie together. shapes: of the outputs, as the caller gets them.
+    momentum: None but in training, where ``before`` holds the running statistics so far.
     """
 
     operation: str
-    graph: str
+    graph: str | None
     graph_fp64: str
     x: Array
     of_groups: Arrays
@@ -59,20 +59,28 @@ Arrange = Callable[[Arrays, Mapping[str, Any]], Task]
 
 @dataclass(frozen=True)
 class Operation:
-    """A normalisation operation."""
+    """A normalisation operation.
+
+    task: what is to be computed, for inputs of one datatype and checked parameters; it raises InvalidInputError.
+    """
 
     name: str
     formula: str
     statistics_of: str
     source: str
     parameters: dict[str, Parameter]
-    arrange: Arrange
+    task: Arrange
     more_inputs: tuple[str, ...] = ()  # beyond x, weight and bias
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs; all but ``x`` are optional, unless the parameters say otherwise."""
         return ("x", "weight", "bias", *self.more_inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all outputs; the running statistics are there in training alone."""
+        return ("y", *STATISTICS, *self.more_inputs)
 
     def described_parameters(self) -> dict[str, dict[str, Any]]:
         """Type, default (null where it must be given) and meaning of each parameter."""
@@ -89,10 +97,6 @@ class Operation:
                     f"{self.name} has no parameter {shown(name)}, its parameters are {', '.join(self.parameters)}"
                 )
         return {name: _value(self.name, name, each, sent) for name, each in self.parameters.items()}
-
-    def task(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
-        """What is to be computed, for inputs of one datatype and checked parameters. Raises InvalidInputError."""
-        return self.arrange(inputs, parameters)
 
 
 def _value(operation: str, name: str, parameter: Parameter, sent: Mapping[str, Any]) -> Value:
@@ -171,12 +175,12 @@ def _batch_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
     rows, eps = x.reshape(n, channels, -1), parameters["eps"]  # (N, C, S)
     if not training:
         columns = {name: array[:, None] for name, array in running.items()}
-        return Task("batch_norm", "batch_norm", "batch_norm", rows, affine | columns, eps, shapes)
+        return Task("batch_norm", None, "batch_norm", rows, affine | columns, eps, shapes)
     if x.size == channels:
         raise InvalidInputError(f"x has shape {list(x.shape)}: a batch's own statistics need two values a channel")
     return Task(
         "batch_norm",
-        "two_passes",
+        None,
         "two_passes",
         rows.swapaxes(0, 1).reshape(1, channels, -1),  # (N, C, S) -> (1, C, N S)
         affine,

@@ -115,7 +115,6 @@ class ServedOp:
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """Inputs and outputs of any shape, and the parameters; x and all others may be any one of ``datatypes``."""
-        outputs = ["y", *STATISTICS, *self.operation.more_inputs]
         return ModelMetadata(
             name=self.name,
             versions=versions,
@@ -126,7 +125,7 @@ class ServedOp:
             ],
             outputs=[
                 TensorMetadata(name, DATATYPES_TAKEN[0], [-1], on_request=name in STATISTICS or None)
-                for name in outputs
+                for name in self.operation.outputs
             ],
             datatypes=list(DATATYPES_TAKEN),
             parameters=self.operation.described_parameters(),
