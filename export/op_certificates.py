@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ DTYPES: dict[str, type[np.floating]] = {"FP32": np.float32, "FP64": np.float64}
 class Trial:
     """The graphs of an operation, shapes they take, and torch's kernel for the same.
 
-    graphs: by the datatype that is asked for, ``<name>.<datatype it computes in>``. x is (R, G, K).
+    graphs: by the datatype that is asked for, ``<name>.<datatype it computes in>``. x is (R, G, K). positions: numbers
+    that lie together and share a weight. centred: whether the mean is taken off.
     """
 
     what: str
@@ -34,6 +36,8 @@ class Trial:
     affine: tuple[int, int]
     by_torch: Callable[[dict[str, Tensor]], Tensor]
     running: bool = False
+    positions: int = 1
+    centred: bool = True
 
 
 def _affine(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -49,17 +53,10 @@ def _rms_norm(inputs: dict[str, Tensor]) -> Tensor:
     return F.rms_norm(inputs["x"], inputs["x"].shape[-1:], weight, EPS) + bias
 
 
-def _group_norm(inputs: dict[str, Tensor]) -> Tensor:
-    x = inputs["x"]  # a channel has one weight for all its positions
-    channels = x.reshape(x.shape[0], GROUPS * CHANNELS_OF_A_GROUP, POSITIONS)
-    weight, bias = (array[:, ::POSITIONS].flatten() for array in (inputs["weight"], inputs["bias"]))
-    return F.group_norm(channels, GROUPS, weight, bias, EPS).reshape(x.shape)
-
-
-def _group_norm_of_images(inputs: dict[str, Tensor]) -> Tensor:
-    x = inputs["x"]  # one group, whose every number is a channel
-    weight, bias = _affine(inputs)
-    return F.group_norm(x.flatten(1), 1, weight, bias, EPS).reshape(x.shape)
+def _group_norm(inputs: dict[str, Tensor], positions: int) -> Tensor:
+    x, groups = inputs["x"], inputs["x"].shape[1]
+    weight, bias = (array[:, ::positions].flatten() for array in (inputs["weight"], inputs["bias"]))
+    return F.group_norm(x.reshape(x.shape[0], -1, positions), groups, weight, bias, EPS).reshape(x.shape)
 
 
 def _instance_norm(inputs: dict[str, Tensor]) -> Tensor:
@@ -92,7 +89,14 @@ TRIALS = {
         )
     ],
     "rms_norm": [
-        Trial("as served", {"FP32": "rms_norm.FP32", "FP64": "rms_norm.FP64"}, (64, 1, 768), (1, 768), _rms_norm)
+        Trial(
+            "as served",
+            {"FP32": "rms_norm.FP32", "FP64": "rms_norm.FP64"},
+            (64, 1, 768),
+            (1, 768),
+            _rms_norm,
+            centred=False,
+        )
     ],
     "group_norm": [
         Trial(
@@ -100,10 +104,17 @@ TRIALS = {
             {"FP32": "group_norm.FP32", "FP64": "two_passes.FP64"},
             (8, GROUPS, CHANNELS_OF_A_GROUP * POSITIONS),
             (GROUPS, CHANNELS_OF_A_GROUP * POSITIONS),
-            _group_norm,
+            partial(_group_norm, positions=POSITIONS),
+            positions=POSITIONS,
         ),
         # A row of an image: onnxruntime's FP32 kernel sums it too naively, so FP64 computes it.
-        Trial("long rows", dict.fromkeys(DTYPES, "two_passes.FP64"), (2, 1, IMAGE), (1, IMAGE), _group_norm_of_images),
+        Trial(
+            "long rows",
+            dict.fromkeys(DTYPES, "two_passes.FP64"),
+            (2, 1, IMAGE),
+            (1, IMAGE),
+            partial(_group_norm, positions=1),
+        ),
     ],
     "instance_norm": [
         Trial(
@@ -138,11 +149,10 @@ def inputs_of(trial: Trial, mean: float, datatype: str) -> Arrays:
     """Seeded N(mean, 1) values, and weights and statistics to go with them."""
     rng = np.random.default_rng(SEED)
     groups, size = trial.affine
-    # In a group of channels, one weight for all positions of a channel.
-    channels = (groups, size // POSITIONS) if trial.by_torch is _group_norm else trial.affine
+    channels = (groups, size // trial.positions)
     inputs = {
         "x": rng.standard_normal(trial.x) + mean,
-        **{name: rng.standard_normal(channels).repeat(size // channels[1], axis=1) for name in ("weight", "bias")},
+        **{name: rng.standard_normal(channels).repeat(trial.positions, axis=1) for name in ("weight", "bias")},
     }
     if trial.running:
         inputs |= {"running_mean": rng.standard_normal(trial.affine) + mean, "running_var": rng.random(trial.affine)}
@@ -166,7 +176,7 @@ def exact(trial: Trial, inputs: Arrays) -> Array:
         running_mean, variance = (inputs[name].astype(np.longdouble) for name in ("running_mean", "running_var"))
         deviation = x - running_mean
     else:
-        deviation = x if trial.by_torch is _rms_norm else x - x.mean(axis=-1, keepdims=True)
+        deviation = x - x.mean(axis=-1, keepdims=True) if trial.centred else x
         variance = (deviation**2).mean(axis=-1, keepdims=True)
     y: Array = deviation / np.sqrt(variance + np.longdouble(EPS)) * weight + bias
     return y

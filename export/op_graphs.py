@@ -32,8 +32,30 @@ _OF_ALL = """
 _KERNEL = f"LayerNormalization <axis = -1, epsilon = {KERNEL_EPS!r}>"
 
 _STATISTICS = "(float[R, G, K] y, float[R, G, 1] mean, float[R, G, 1] inv_std)"
-_STATISTICS_64 = _STATISTICS.replace("float", "double")
 
+
+def _rms_norm(element: str, more: str, mean_of: str) -> str:
+    """more: an input that the mean takes. mean_of: the mean of what stands for {}."""
+    # 4096 equal squares, summed one after the other in FP32, are off by 40 ulp; the second mean takes that back.
+    return f"""
+rms_norm ({element}[R, G, K] x, {element}[1, K] weight, {element}[1, K] bias, {more}{element} eps)
+    => {_STATISTICS.replace("float", element)} {{
+    mean = {mean_of.format("x")}
+    square = Mul (x, x)
+    rounded_mean_square = {mean_of.format("square")}
+    residue = Sub (square, rounded_mean_square)
+    rest = {mean_of.format("residue")}
+    mean_square = Add (rounded_mean_square, rest)
+    shifted = Add (mean_square, eps)
+    rms = Sqrt (shifted)
+    inv_std = Reciprocal (rms)
+    normalised = Div (x, rms)
+    weighted = Mul (normalised, weight)
+    y = Add (weighted, bias)
+}}"""
+
+
+# average: (K, 1), each 1 / K
 _GRAPHS = {
     "layer_norm.FP32": f"""
 layer_norm (float[R, G, K] x, float[1, K] weight, float[1, K] bias, float eps) => {_STATISTICS} {{
@@ -52,45 +74,14 @@ group_norm (float[R, G, K] x, float[G, A] weight, float[G, A] bias, float eps) =
     y = Add (weighted, bias)
     {_OF_ALL}
 }}""",
-    # 4096 equal squares, summed one after the other in FP32, are off by 40 ulp; the second mean takes that back.
-    "rms_norm.FP32": f"""
-rms_norm (float[R, G, K] x, float[1, K] weight, float[1, K] bias, float eps) => {_STATISTICS} {{
-    mean = GlobalAveragePool (x)
-    square = Mul (x, x)
-    rounded_mean_square = GlobalAveragePool (square)
-    residue = Sub (square, rounded_mean_square)
-    rest = GlobalAveragePool (residue)
-    mean_square = Add (rounded_mean_square, rest)
-    shifted = Add (mean_square, eps)
-    rms = Sqrt (shifted)
-    inv_std = Reciprocal (rms)
-    normalised = Div (x, rms)
-    weighted = Mul (normalised, weight)
-    y = Add (weighted, bias)
-}}""",
-    # average: (K, 1), each 1 / K
-    "rms_norm.FP64": f"""
-rms_norm (double[R, G, K] x, double[1, K] weight, double[1, K] bias, double[K, 1] average, double eps)
-    => {_STATISTICS_64} {{
-    mean = MatMul (x, average)
-    square = Mul (x, x)
-    rounded_mean_square = MatMul (square, average)
-    residue = Sub (square, rounded_mean_square)
-    rest = MatMul (residue, average)
-    mean_square = Add (rounded_mean_square, rest)
-    shifted = Add (mean_square, eps)
-    rms = Sqrt (shifted)
-    inv_std = Reciprocal (rms)
-    normalised = Div (x, rms)
-    weighted = Mul (normalised, weight)
-    y = Add (weighted, bias)
-}}""",
+    "rms_norm.FP32": _rms_norm("float", "", "GlobalAveragePool ({})"),
+    "rms_norm.FP64": _rms_norm("double", "double[K, 1] average, ", "MatMul ({}, average)"),
     # The pivot is kept between the smallest and the largest value, where a rounded mean may not lie: a constant row is
     # then its own pivot, all zeros once centred, and its answer exactly the bias.
-    "two_passes.FP64": f"""
+    "two_passes.FP64": """
 two_passes (double[R, G, K] x, double[G, A] weight, double[G, A] bias, double[K, 1] average, double eps)
-    => {_STATISTICS_64[:-1]}, double[R, G, 1] variance) {{
-    last = Constant <value = int64[1] {{-1}}> ()
+    => (double[R, G, K] y, double[R, G, 1] mean, double[R, G, 1] inv_std, double[R, G, 1] variance) {
+    last = Constant <value = int64[1] {-1}> ()
     rounded_mean = MatMul (x, average)
     smallest = ReduceMin <keepdims = 1> (x, last)
     largest = ReduceMax <keepdims = 1> (x, last)
@@ -111,7 +102,7 @@ two_passes (double[R, G, K] x, double[G, A] weight, double[G, A] bias, double[K,
     normalised = Div (deviation, std)
     weighted = Mul (normalised, weight)
     y = Add (weighted, bias)
-}}""",
+}""",
     "batch_norm.FP64": """
 batch_norm (double[R, G, K] x, double[G, A] weight, double[G, A] bias, double[G, 1] running_mean,
     double[G, 1] running_var, double eps) => (double[R, G, K] y) {
