@@ -9,7 +9,7 @@ import torch
 
 from experiments.cells import Cell, Row, cells_of, grouped, run_cells
 from experiments.epochs import curves, epochs
-from experiments.figures import COLOURS, LABELS, new_figure, save_figure
+from experiments.figures import LABELS, draw_seeds, new_figure, save_figure
 from experiments.folders import Folders
 from models.mlp import MLP, MLPConfig
 
@@ -75,11 +75,7 @@ def draw(rows: list[Row], config: dict[str, Any], folder: Path) -> Path:
                 if "refused" in trained[0]:
                     axes.text(0.5, 0.9, f"{LABELS[norm]} refuses", transform=axes.transAxes, ha="center", fontsize=9)
                     continue
-                values = np.array([row["curves"][curve] for row in trained])  # (seeds, epochs)
-                axes.plot(steps, values.mean(axis=0), color=COLOURS[norm], label=LABELS[norm])
-                axes.fill_between(
-                    steps, values.min(axis=0), values.max(axis=0), color=COLOURS[norm], alpha=0.2, linewidth=0
-                )
+                draw_seeds(axes, steps, [row["curves"][curve] for row in trained], norm)
     panels[0][0].legend(fontsize=8)
     sizes = "-".join(map(str, (64, *config["hidden_sizes"], 10)))
     caption = (

@@ -1,7 +1,10 @@
 """How every figure looks, and where it goes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -32,6 +35,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def draw_seeds(axes: Axes, steps: range, curves: Sequence[Sequence[float]], name: str) -> None:
+    """The mean of the seeds' curves as a line, and a band from the lowest to the highest. curves: (seeds, steps)."""
+    values = np.array(curves)
+    axes.plot(steps, values.mean(axis=0), color=COLOURS[name], label=LABELS[name])
+    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=COLOURS[name], alpha=0.2, linewidth=0)
 
 
 def save_figure(figure: Figure, name: str, caption: str, folder: Path) -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.cells import Cell, Row, cells_of, grouped, run_cells
-from experiments.figures import COLOURS, LABELS, new_figure, save_figure
+from experiments.figures import LABELS, draw_seeds, new_figure, save_figure
 from experiments.folders import Folders
 from experiments.language_model import held_out_bits, next_character_loss
 from experiments.windows import windows
@@ -110,15 +110,11 @@ def draw(rows: list[Row], config: dict[str, Any], folder: Path) -> Path:
     figure = new_figure(12, 6.5)
     titled = panels_of(rows)
     lengths = len(grouped(rows, "length"))
+    steps = range(config["every"], config["steps"] + 1, config["every"])
     panels = figure.subplots(lengths, len(titled) // lengths, sharex=True, sharey=True, squeeze=False)
     for axes, (title, of_panel) in zip(panels.flat, titled, strict=True):
         for norm, trained in grouped(of_panel, "norm"):
-            values = np.array([row["curve"] for row in trained])  # (seeds, points)
-            steps = config["every"] * np.arange(1, values.shape[1] + 1)
-            axes.plot(steps, values.mean(axis=0), color=COLOURS[norm], label=LABELS[norm])
-            axes.fill_between(
-                steps, values.min(axis=0), values.max(axis=0), color=COLOURS[norm], alpha=0.2, linewidth=0
-            )
+            draw_seeds(axes, steps, [row["curve"] for row in trained], norm)
         axes.axhline(THRESHOLD, color="grey", linestyle=":", linewidth=1)
         axes.set_title(title, fontsize=10)
     for axes in panels[-1]:

@@ -1,12 +1,11 @@
 """``step-time``: what LayerNorm adds to a training step of RNN, LSTM and GRU, in wall time."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
+from experiments.by_turns import by_turns, medians, ratios
 from experiments.folders import Folders
 from experiments.language_model import next_character_loss
 from experiments.progress import progress_bar
@@ -37,16 +36,10 @@ def training_step(kind: str, norm: str, length: int, config: dict[str, Any]) -> 
 def measure(kind: str, length: int, config: dict[str, Any]) -> dict[str, Any]:
     """Both steps by turns, on one thread: median seconds of each, and the ratio of every round."""
     steps = {norm: training_step(kind, norm, length, config) for norm in ("none", "layer")}
-    seconds: dict[str, list[float]] = {norm: [] for norm in steps}
-    for _ in range(config["rounds"]):
-        for norm, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[norm].append(time.perf_counter() - started)
-    ratios = np.divide(seconds["layer"][1:], seconds["none"][1:])  # the first round warms up
-    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).round(3).tolist()
-    medians = {norm: round(float(np.median(taken[1:])), 6) for norm, taken in seconds.items()}
-    return {"kind": kind, "length": length, "seconds": medians, "ratio": median, "quartiles": [low, high]}
+    by_turns(steps, 1)  # warms up
+    taken = by_turns(steps, config["rounds"] - 1)
+    ratio, quartiles = ratios(taken["layer"], taken["none"], 3)
+    return {"kind": kind, "length": length, "seconds": medians(taken), "ratio": ratio, "quartiles": quartiles}
 
 
 def run(folders: Folders, *, quick: bool) -> list[str]:

@@ -31,7 +31,7 @@ def export_artifact(spec: ExportSpec, repository: Path) -> Manifest:
     folder = repository / spec.name / spec.version
     model = spec.build().eval()
     weights = _weights(spec, model, folder / WEIGHTS_FILE)
-    graph = export_graph(model, _example(spec), spec.inputs, spec.outputs, extents(weights))
+    graph = graph_of(spec, model, weights)
     content = graph.SerializeToString(deterministic=True)
     manifest = _certified(spec, model, _draft(spec, model, graph, content, weights), content, weights)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +55,10 @@ def _weights(spec: ExportSpec, model: nn.Module, checkpoint: Path) -> bytes:
     return load_checkpoint(model, checkpoint)
 
 
-def _example(spec: ExportSpec) -> list[torch.Tensor]:
-    return [torch.from_numpy(certificate.zeros(tensor, spec.example_shape)) for tensor in spec.inputs]
+def graph_of(spec: ExportSpec, model: nn.Module, weights: bytes) -> ModelProto:
+    """The graph of a model of this spec, pointing into ``weights``, its safetensors. Raises ExportError."""
+    example = [torch.from_numpy(certificate.zeros(tensor, spec.example_shape)) for tensor in spec.inputs]
+    return export_graph(model, example, spec.inputs, spec.outputs, extents(weights))
 
 
 def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes, weights: bytes) -> Manifest:
