@@ -11,6 +11,7 @@ from experiments.cells import Cell, Row, cells_of, grouped, run_cells
 from experiments.epochs import curves, epochs
 from experiments.figures import LABELS, draw_seeds, new_figure, save_figure
 from experiments.folders import Folders
+from export.held_out import digits
 from models.mlp import MLP, MLPConfig
 
 NAME = "batch-size"
@@ -36,7 +37,7 @@ def run(folders: Folders, *, quick: bool) -> list[str]:
     """Train every batch size, norm and seed; draw the curves, and say where they end."""
     config = {**CONFIG, "epochs": 2} if quick else CONFIG
     axes = {**AXES, "seed": (0, 1), "batch_size": (128, 1)} if quick else AXES
-    rows = run_cells(NAME, config, cells_of(axes), measure, folders)
+    rows = run_cells(NAME, config, cells_of(axes), measure, folders, digits().sha256)
     draw(rows, config, folders.figures)
     return summary(rows)
 

@@ -22,17 +22,23 @@ def cells_of(axes: dict[str, tuple[Any, ...]]) -> list[Cell]:
 
 
 def run_cells(
-    experiment: str, config: dict[str, Any], cells: list[Cell], measure: Measure, folders: Folders
+    experiment: str,
+    config: dict[str, Any],
+    cells: list[Cell],
+    measure: Measure,
+    folders: Folders,
+    dataset_sha256: str | None = None,
 ) -> list[Row]:
     """Each cell with what ``measure(cell, config)`` found, in the order of ``cells``.
 
-    A cell that stands in the results, of the same config and versions, is not measured again: an interrupted run goes
-    on, on whichever machine (``machines`` in the results names them all), and a finished one is only drawn anew.
+    A cell that stands in the results, of the same config, data and versions, is not measured again: an interrupted run
+    goes on, on whichever machine (``machines`` in the results names them all), and a finished one is only drawn anew.
     ``measure`` runs in another process, on one thread; of what it returns, ``loss`` is shown while the others run; it
     is None where there is none.
     """
+    about = {"config": config, "dataset_sha256": dataset_sha256}
     done = read_results(experiment, folders.results)
-    found, machines = (_by_key(done["cells"]), done["machines"]) if _alike(done, config) else ({}, [])
+    found, machines = (_by_key(done["cells"]), done["machines"]) if _alike(done, about) else ({}, [])
     machines = [*machines, here] if (here := machine()) not in machines else machines
     missing = [cell for cell in cells if _key(cell) not in found]
     tasks = (joblib.delayed(_measure)(measure, cell, config) for cell in missing)
@@ -41,7 +47,7 @@ def run_cells(
         for row in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator_unordered")(tasks):
             found[_key(row["cell"])] = row
             rows = [found[_key(cell)] for cell in cells if _key(cell) in found]
-            write_results(experiment, {"config": config, "machines": machines, "cells": rows}, folders.results)
+            write_results(experiment, {**about, "machines": machines, "cells": rows}, folders.results)
             loss = "no loss" if row["loss"] is None else f"loss {row['loss']:.4f}"
             progress.update(task, advance=1, last=" ".join(map(str, row["cell"].values())) + f": {loss}")
     return [found[_key(cell)] for cell in cells]
@@ -60,8 +66,8 @@ def _measure(measure: Measure, cell: Cell, config: dict[str, Any]) -> Row:
     return {"cell": cell, **measure(cell, config)}
 
 
-def _alike(done: dict[str, Any], config: dict[str, Any]) -> bool:
-    return done.get("config") == config and done.get("versions") == versions()
+def _alike(done: dict[str, Any], about: dict[str, Any]) -> bool:
+    return {**about, "versions": versions()}.items() <= done.items()
 
 
 def _by_key(rows: list[Row]) -> dict[tuple[Any, ...], Row]:

@@ -12,6 +12,7 @@ from experiments.cells import Cell, Row, cells_of, grouped, run_cells
 from experiments.epochs import curves, epochs
 from experiments.figures import COLOURS, LABELS, new_figure, save_figure
 from experiments.folders import Folders
+from export.held_out import digits
 from models.convolutional import CNN, CNNConfig
 
 NAME = "cnn"
@@ -51,7 +52,7 @@ def run(folders: Folders, *, quick: bool) -> list[str]:
     """Train every batch size, norm and seed; draw the curves and intervals, and say where they end."""
     config = {**CONFIG, "epochs": 1} if quick else CONFIG
     axes = {**AXES, "seed": (0, 1), "batch_size": (128,)} if quick else AXES
-    rows = run_cells(NAME, config, cells_of(axes), measure, folders)
+    rows = run_cells(NAME, config, cells_of(axes), measure, folders, digits().sha256)
     draw(rows, config, folders.figures)
     return summary(rows)
 

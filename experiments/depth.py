@@ -81,7 +81,7 @@ def run(folders: Folders, *, quick: bool) -> list[str]:
     """Measure the grid, draw it, and say for each placement how many trainings failed at which depth."""
     axes = {**AXES, "depth": (2, 3), "seed": (0,)} if quick else AXES
     config = {**CONFIG, "steps": 20, "final_steps": 10} if quick else CONFIG
-    rows = run_cells(NAME, config, cells_of(axes), measure, folders)
+    rows = run_cells(NAME, config, cells_of(axes), measure, folders, topics().sha256)
     draw(rows, config, folders.figures)
     return summary(rows)
 

@@ -76,7 +76,7 @@ def run(folders: Folders, *, quick: bool) -> list[str]:
     """Train every kind, norm, length and seed; draw the curves, and say where they end."""
     config = {**CONFIG, "steps": 20, "every": 5} if quick else CONFIG
     chosen = cells((0,), (20,)) if quick else cells()
-    rows = run_cells(NAME, config, chosen, measure, folders)
+    rows = run_cells(NAME, config, chosen, measure, folders, topics().sha256)
     draw(rows, config, folders.figures)
     return summary(rows, config)
 

@@ -9,6 +9,7 @@ from experiments.batch_size import AXES, CONFIG, measure, run, summary
 from experiments.cells import cells_of
 from experiments.folders import Folders
 from experiments.results import read_results
+from export.held_out import digits
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = read_results("batch-size", ROOT / "experiments" / "results")
@@ -22,6 +23,7 @@ def last_nll(batch_size: int, norm: str) -> list[float]:
 
 def test_the_committed_cells_are_the_whole_grid() -> None:
     assert COMMITTED["config"] == CONFIG
+    assert COMMITTED["dataset_sha256"] == digits().sha256
     assert [row["cell"] for row in COMMITTED["cells"]] == cells_of(AXES)
 
 

@@ -57,6 +57,14 @@ def test_a_run_that_goes_on_elsewhere_names_both_machines(folders: Folders, log:
     assert read_results("grid", folders.results)["machines"] == [elsewhere, machine()]
 
 
+def test_other_data_measures_everything_again_and_says_which_they_are(folders: Folders, log: Path) -> None:
+    config = {"log": str(log), "factor": 2.0}
+    for sha256 in ("a" * 64, "a" * 64, "b" * 64):
+        run_cells("grid", config, CELLS, measure, folders, sha256)
+        assert read_results("grid", folders.results)["dataset_sha256"] == sha256
+    assert measured(log) == [1, 1, 2, 2, 3, 3]
+
+
 def test_another_config_measures_everything_again(folders: Folders, log: Path) -> None:
     run_cells("grid", {"log": str(log), "factor": 2.0}, CELLS, measure, folders)
     rows = run_cells("grid", {"log": str(log), "factor": 3.0}, CELLS, measure, folders)

@@ -8,6 +8,7 @@ from experiments.cells import cells_of
 from experiments.cnn import AXES, CONFIG, interval, measure, run, summary
 from experiments.folders import Folders
 from experiments.results import read_results
+from export.held_out import digits
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = read_results("cnn", ROOT / "experiments" / "results")
@@ -15,6 +16,7 @@ COMMITTED = read_results("cnn", ROOT / "experiments" / "results")
 
 def test_the_committed_cells_are_the_whole_grid() -> None:
     assert COMMITTED["config"] == CONFIG
+    assert COMMITTED["dataset_sha256"] == digits().sha256
     assert [row["cell"] for row in COMMITTED["cells"]] == cells_of(AXES)
     assert len(summary(COMMITTED["cells"])) == len(AXES["batch_size"]) * len(AXES["norm"])
 

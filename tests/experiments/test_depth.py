@@ -48,6 +48,7 @@ def test_the_entropy_is_that_of_the_texts_characters() -> None:
 def test_the_committed_cells_are_of_this_config_and_grid_and_their_figure_can_be_drawn(tmp_path: Path) -> None:
     results = read_results("depth", ROOT / "experiments" / "results")
     assert results["config"] == CONFIG
+    assert results["dataset_sha256"] == topics().sha256
     assert [row["cell"] for row in results["cells"]] == cells_of(AXES)
     assert len(summary(results["cells"])) == 3
     assert draw(results["cells"], CONFIG, tmp_path).stat().st_size > 10_000

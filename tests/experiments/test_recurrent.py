@@ -9,6 +9,7 @@ from experiments import step_time
 from experiments.folders import Folders
 from experiments.recurrent import CONFIG, build, cells, measure, panels_of, run, steps_to, summary
 from experiments.results import read_results
+from export.topics import topics
 
 ROOT = Path(__file__).parents[2]
 CELL = {"seed": 0, "length": 20, "clip": 1.0, "kind": "gru", "norm": "layer"}
@@ -22,6 +23,7 @@ def committed() -> dict[str, Any]:
 
 def test_the_committed_cells_are_the_whole_grid(committed: dict[str, Any]) -> None:
     assert committed["config"] == CONFIG
+    assert committed["dataset_sha256"] == topics().sha256
     assert [row["cell"] for row in committed["cells"]] == cells()
     assert len(summary(committed["cells"], CONFIG)) == 2 * len(panels_of(committed["cells"])) == 16
 
