@@ -136,7 +136,12 @@ class BatchBody(OpBody):
 class OpAnswer(BaseModel):
     """The answer of ``POST /v1/ops/{op}``."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["y", "datatype", "shape"]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["y", "datatype", "shape"],
+            "example": {"y": [[-1.0, 1.0]], "datatype": "FP32", "shape": [1, 2]},
+        }
+    )
 
     y: Nested
     datatype: Literal["FP32", "FP64"]
