@@ -46,6 +46,7 @@ def server_of(settings: Settings) -> uvicorn.Server:
             port=settings.port,
             loop="uvloop",
             http=JsonErrors,
+            proxy_headers=False,  # nobody here asks for the client's address
             lifespan="on",
             log_config=None,  # ours, above
             access_log=False,

@@ -6,13 +6,16 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.handlers import add_error_handlers
+from service.infer import INFER_PATHS, Infer, leads_to_infer
 from service.metrics import Metrics
 from service.op_routes import op_router
 from service.openapi import use_own_openapi
 from service.repository import ModelRepository
-from service.routes import INFER_PATHS, infer, router
+from service.routes import router
 from service.settings import Settings
 from service.version import VERSION
 
@@ -37,7 +40,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await repository.close()
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> ASGIApp:
     """The service for these settings; models load when it starts."""
     app = FastAPIOffline(
         title="normserve",
@@ -50,10 +53,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.repository = ModelRepository(settings, app.state.metrics)
-    for path in INFER_PATHS:
-        app.add_route(path, infer, methods=["POST"], include_in_schema=False)
+    infer = Infer(app.state.repository, settings.max_body_bytes)
+    for path in INFER_PATHS:  # what answers other methods
+        app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))
     app.include_router(router)
     app.include_router(op_router())
     use_own_openapi(app, INFER_PATHS)
     add_error_handlers(app)
-    return app
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and leads_to_infer(scope):
+            await infer(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return front

@@ -6,6 +6,7 @@ Tensors never pass through pydantic. Every check comes before the memory it woul
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -42,8 +43,13 @@ class Wanted:
     """What the client wants to be answered with: which outputs in which order, and whether each goes as binary."""
 
     id: str | None
-    outputs: list[tuple[str, bool]]
+    outputs: tuple[tuple[str, bool], ...]
     nonfinite_as_null: bool
+
+    @cached_property
+    def is_binary(self) -> bool:
+        """Whether no tensor of the answer is in its JSON."""
+        return all(is_binary for _, is_binary in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,14 @@ class Answer:
 # ---- request -> arrays -----------------------------------------------------------------------------------------------
 
 
-def decode(request: InferenceRequest, manifest: Manifest) -> Arrays:
-    """The inputs that were sent, in the manifest's order; with a batch axis, all of them have equally many rows.
+def inputs_of(request: InferenceRequest, manifest: Manifest) -> list[tuple[RequestInput, InputTensor]]:
+    """The inputs that were sent, in the manifest's order, checked in everything but their values.
 
-    Raises InvalidInputError naming the tensor, what it was and what it must be, and TooManyRowsError.
+    With a batch axis, all of them have equally many rows. Raises InvalidInputError naming the tensor, what it was and
+    what it must be, and TooManyRowsError.
     """
     if request.raw is not None:
-        return _decode_raw(request.raw, manifest)
+        return [_raw_input(request.raw, manifest)]
     by_name = {tensor.name: tensor for tensor in request.inputs}
     required = {tensor.name for tensor in manifest.inputs if not tensor.optional}
     known = {tensor.name for tensor in manifest.inputs}
@@ -76,39 +83,47 @@ def decode(request: InferenceRequest, manifest: Manifest) -> Arrays:
             f"input {', '.join(sorted(by_name.keys() - required))} comes without {', '.join(sorted(left_out))}: "
             f"model {manifest.name} takes all of its optional inputs or none, for they are parts of one state"
         )
-    arrays = {
-        tensor.name: _decode_tensor(by_name[tensor.name], tensor, manifest)
-        for tensor in manifest.inputs
-        if tensor.name in by_name
-    }
-    if manifest.batch_axis is not None and len({len(array) for array in arrays.values()}) > 1:
-        rows = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+    inputs = [(by_name[tensor.name], tensor) for tensor in manifest.inputs if tensor.name in by_name]
+    for sent, tensor in inputs:
+        _check_input(sent, tensor, manifest)
+    if manifest.batch_axis is not None and len({sent.shape[0] for sent, _ in inputs}) > 1:
+        rows = ", ".join(f"{sent.name} {sent.shape[0]}" for sent, _ in inputs)
         raise InvalidInputError(f"the inputs differ in rows: {rows}; the first size of each must be the same")
+    return inputs
+
+
+def decode(inputs: Sequence[tuple[RequestInput, InputTensor]], binary: memoryview) -> Arrays:
+    """Their values. binary: the bytes behind the JSON. Raises InvalidInputError."""
+    arrays: Arrays = {}
+    for sent, tensor in inputs:
+        array = arrays[sent.name] = array_of(sent, binary)
+        if tensor.minimum is not None or tensor.maximum is not None:
+            _check_bounds(array, tensor)
     return arrays
 
 
-def _decode_tensor(sent: RequestInput, tensor: InputTensor, manifest: Manifest) -> Array:
+def _check_input(sent: RequestInput, tensor: InputTensor, manifest: Manifest) -> None:
     if sent.datatype != tensor.datatype:
         raise InvalidInputError(
             f"input {tensor.name} has datatype {shown(sent.datatype)}, model {manifest.name} takes {tensor.datatype}"
         )
     _check_shape(sent.shape, tensor, manifest)
-    array = array_of(sent)
-    _check_bounds(array, tensor)
-    return array
+    check_data(sent)
 
 
-def array_of(sent: RequestInput) -> Array:
+def array_of(sent: RequestInput, binary: memoryview) -> Array:
     """A tensor's data, of a datatype and sizes from 1 that were checked. Raises InvalidInputError where they differ."""
     dtype = DATATYPES[sent.datatype]
-    if isinstance(sent.data, memoryview):
-        return _from_bytes(sent.data, dtype, sent.shape, sent.name)
+    if isinstance(sent.data, slice):
+        return _from_bytes(binary, sent.data.start, dtype, sent)
+    if isinstance(sent.data, np.ndarray):
+        return sent.data.reshape(sent.shape)
     if isinstance(sent.data, JsonNumbers):
         return array_of_numbers(sent.data, dtype, sent.name, sent.shape)
     return _from_json(sent.data, dtype, sent.shape, sent.name)
 
 
-def _decode_raw(raw: memoryview, manifest: Manifest) -> Arrays:
+def _raw_input(count: int, manifest: Manifest) -> tuple[RequestInput, InputTensor]:
     """A body that is one input's bytes: one row, and the one size that may vary follows from the byte count."""
     tensor, *others = [tensor for tensor in manifest.inputs if not tensor.optional]
     shape = list(tensor.shape)
@@ -121,8 +136,10 @@ def _decode_raw(raw: memoryview, manifest: Manifest) -> Arrays:
         )
     if -1 in shape:
         known = math.prod(size for size in shape if size != -1) * DATATYPES[tensor.datatype].itemsize
-        shape[shape.index(-1)] = len(raw) // known
-    return {tensor.name: _decode_tensor(RequestInput(tensor.name, tensor.datatype, shape, raw), tensor, manifest)}
+        shape[shape.index(-1)] = count // known
+    sent = RequestInput(tensor.name, tensor.datatype, shape, slice(0, count))
+    _check_input(sent, tensor, manifest)
+    return sent, tensor
 
 
 def _check_shape(shape: list[int], tensor: InputTensor, manifest: Manifest) -> None:
@@ -140,15 +157,24 @@ def _check_shape(shape: list[int], tensor: InputTensor, manifest: Manifest) -> N
         raise InvalidInputError(f"input {tensor.name} has shape {shape}, its sizes may be at most {tensor.max_shape}")
 
 
-def _from_bytes(data: memoryview, dtype: np.dtype[Any], shape: list[int], name: str) -> Array:
-    expected = math.prod(shape) * dtype.itemsize
-    if len(data) != expected:
+def check_data(sent: RequestInput) -> None:
+    """Raises InvalidInputError for FP16 in JSON, and where binary bytes are not what shape and datatype make."""
+    if not isinstance(sent.data, slice):
+        if sent.datatype == "FP16":
+            raise InvalidInputError(f"input {sent.name} is FP16, which JSON cannot carry exactly: use binary")
+        return
+    expected, count = math.prod(sent.shape) * DATATYPES[sent.datatype].itemsize, sent.data.stop - sent.data.start
+    if count != expected:
         raise InvalidInputError(
-            f"input {name} has {len(data)} bytes of binary data, its shape {shape} and datatype make {expected}"
+            f"input {sent.name} has {count} bytes of binary data, its shape {sent.shape} and datatype make {expected}"
         )
-    if dtype.kind == "b" and (largest := int(np.frombuffer(data, "u1").max(initial=0))) > 1:
-        raise InvalidInputError(f"input {name} has a byte of {largest}, a BOOL is 0 or 1")
-    array = np.frombuffer(data, dtype).reshape(shape)
+
+
+def _from_bytes(binary: memoryview, start: int, dtype: np.dtype[Any], sent: RequestInput) -> Array:
+    """``start``: where the tensor begins; that it ends where it should has been checked."""
+    array: Array = np.ndarray(sent.shape, dtype, binary, start)
+    if dtype.kind == "b" and (largest := int(array.view("u1").max(initial=0))) > 1:
+        raise InvalidInputError(f"input {sent.name} has a byte of {largest}, a BOOL is 0 or 1")
     # Behind a JSON header of any length the bytes need not lie on the datatype's boundary.
     return array if array.flags.aligned else array.copy()
 
@@ -193,8 +219,6 @@ def shape_of(data: list[Any], name: str) -> list[int]:
 
 def _from_json(data: list[Any], dtype: np.dtype[Any], shape: list[int], name: str, first: int = 0) -> Array:
     """first: how many values came before."""
-    if dtype == np.float16:
-        raise InvalidInputError(f"input {name} is FP16, which JSON cannot carry exactly: use binary")
     values = _flat(data, shape, name)
     if len(values) != math.prod(shape):
         raise InvalidInputError(f"input {name} has {len(values)} values, its shape {shape} makes {math.prod(shape)}")
@@ -277,7 +301,7 @@ def wanted(request: InferenceRequest, model_name: str, outputs: Sequence[OutputT
             raise InvalidInputError(
                 f"output {output.name} is FP16, which JSON cannot carry exactly: ask for binary_data"
             )
-    chosen = [(output.name, output.binary_data) for output in asked]
+    chosen = tuple((output.name, output.binary_data) for output in asked)
     return Wanted(request.id, chosen, nonfinite_as_null="nonfinite" in request.parameters)
 
 
@@ -289,6 +313,30 @@ def check_finite(what: str, array: Array, instead: str) -> None:
 
 def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
     """The response body. Raises InvalidInputError when JSON would have to carry a number that is not finite."""
+    if wanted.is_binary and wanted.id is None:
+        outputs = [np.ascontiguousarray(arrays[name]) for name, _ in wanted.outputs]
+        kinds = tuple([(array.dtype, array.shape) for array in outputs])
+        text = _binary_text(wanted.outputs, model_name, model_version, kinds)
+        return Answer([text], [array.data.cast("B") for array in outputs])
+    return _encode(wanted, model_name, model_version, arrays)
+
+
+@lru_cache(1024)
+def _binary_text(
+    outputs: tuple[tuple[str, bool], ...],
+    model_name: str,
+    model_version: str,
+    kinds: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...],
+) -> bytes:
+    """The JSON in front of binary tensors of these datatypes and shapes, which is the same in answer after answer."""
+    empty = {
+        name: np.broadcast_to(np.empty((), dtype), shape)
+        for (name, _), (dtype, shape) in zip(outputs, kinds, strict=True)
+    }
+    return b"".join(_encode(Wanted(None, outputs, nonfinite_as_null=False), model_name, model_version, empty).text)
+
+
+def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
     document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if wanted.id is not None:
         document["id"] = wanted.id

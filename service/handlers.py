@@ -21,13 +21,23 @@ def _methods_at(request: Request, error: HTTPException) -> str:
     return ", ".join(sorted(methods))
 
 
+def error_response(error: ServiceError) -> JSONResponse:
+    """What a failed request is answered with."""
+    headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
+    return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
+
+
+def unexpected_response() -> JSONResponse:
+    """What a bug is answered with: the log has the traceback, the caller learns nothing of the inside."""
+    return JSONResponse({"error": "the server failed on this request; its log says why"}, 500)
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Replace FastAPI's ``{"detail"}`` bodies."""
 
     @app.exception_handler(ServiceError)
     async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
-        headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
-        return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
+        return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def http_exception(request: Request, error: HTTPException) -> JSONResponse:
@@ -48,5 +58,4 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        # The server logs the traceback; the caller learns nothing of the inside.
-        return JSONResponse({"error": "the server failed on this request; its log says why"}, 500)
+        return unexpected_response()

@@ -2,19 +2,11 @@
 
 import time
 from asyncio import CancelledError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Summary,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, generate_latest
 
+from service.counters import Counters, Distribution, Family, Number
 from service.errors import STATUS, ClientGoneError, QueueFullError, ServiceError
 
 SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -26,34 +18,35 @@ class Metrics:
     """One registry and what is in it. Labels are names of models that are there, never what a client sent."""
 
     def __init__(self) -> None:
+        counters = Counters()
         self.registry = CollectorRegistry()
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
+        self.registry.register(counters)
 
-        def histogram(name: str, what: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-            return Histogram(f"normserve_{name}", what, (*MODEL, *labels), buckets=buckets, registry=self.registry)
+        def histogram(name: str, what: str, *labels: str, bounds: Sequence[float] = SECONDS) -> Family[Distribution]:
+            return counters.histogram(f"normserve_{name}", what, *MODEL, *labels, bounds=bounds)
 
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"normserve_{name}", what, (*MODEL, *labels), registry=self.registry)
+        def counter(name: str, what: str, *labels: str) -> Family[Number]:
+            return counters.counter(f"normserve_{name}", what, *MODEL, *labels)
 
-        def gauge(name: str, what: str) -> Gauge:
-            return Gauge(f"normserve_{name}", what, MODEL, registry=self.registry)
+        def gauge(name: str, what: str) -> Family[Number]:
+            return counters.gauge(f"normserve_{name}", what, *MODEL)
 
-        self.requests = counter("requests_total", "Inference requests, by how they ended.", "outcome")
+        self.requests = counter("requests", "Inference requests, by how they ended.", "outcome")
         self.request_seconds = histogram("request_seconds", "From a request's arrival to its answer.", "outcome")
-        self.rows = counter("rows_total", "Rows computed.")
-        self.batches = counter("batches_total", "Runs of the model.")
-        self.batch_rows = histogram("batch_rows", "Rows in a run.", buckets=ROWS)
+        self.rows = counter("rows", "Rows computed.")
+        self.batches = counter("batches", "Runs of the model.")
+        self.batch_rows = histogram("batch_rows", "Rows in a run.", bounds=ROWS)
         self.queue_seconds = histogram("queue_seconds", "A request's wait for a free instance.")
         self.compute_seconds = histogram("compute_seconds", "A run of the model, merging and splitting included.")
         self.codec_seconds = histogram("codec_seconds", "Reading (decode) and writing (encode) tensors.", "stage")
         self.pending_requests = gauge("pending_requests", "Requests waiting for an instance or being computed.")
-        self.rejected = counter("rejected_total", "Requests turned away without being computed.", "reason")
-        self.cancelled = counter("cancelled_total", "Requests whose client left before the answer.")
+        self.rejected = counter("rejected", "Requests turned away without being computed.", "reason")
+        self.cancelled = counter("cancelled", "Requests whose client left before the answer.")
         self.model_ready = gauge("model_ready", "1 while the model serves, 0 while it does not.")
         self.last_inference = gauge("last_inference_timestamp_seconds", "When the model last ran, Unix time.")
         # A series for each number of rows that was seen: at most max_rows of them a model.
-        self.batch_size_seconds = Summary(
-            "normserve_batch_size_seconds", "Runs, by their exact rows.", (*MODEL, "rows"), registry=self.registry
+        self.batch_size_seconds = counters.summary(
+            "normserve_batch_size_seconds", "Runs, by their exact rows.", *MODEL, "rows"
         )
 
     def of_model(self, name: str, version: str) -> "ModelMetrics":
@@ -66,7 +59,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """One model's counters, with their labels bound once: looking a label up costs more than counting."""
+    """One model's counters, with their labels bound once. Only the event loop's thread counts."""
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         self._metrics, self._labels = metrics, (name, version)
@@ -77,62 +70,95 @@ class ModelMetrics:
         self._compute_seconds = metrics.compute_seconds.labels(*self._labels)
         self._pending = metrics.pending_requests.labels(*self._labels)
         self._last_inference = metrics.last_inference.labels(*self._labels)
-        self._codec_seconds = {
-            stage: metrics.codec_seconds.labels(*self._labels, stage) for stage in ("decode", "encode")
-        }
+        self._batch_size_seconds: dict[int, Distribution] = {}
+        self._ended: dict[str, tuple[Number, Distribution]] = {}
+        self.decoding = Timed(metrics.codec_seconds.labels(*self._labels, "decode"))
+        self.encoding = Timed(metrics.codec_seconds.labels(*self._labels, "encode"))
 
     def set_ready(self, is_ready: bool) -> None:
         """Whether the model serves."""
-        self._metrics.model_ready.labels(*self._labels).set(is_ready)
+        self._metrics.model_ready.labels(*self._labels).value = float(is_ready)
 
     def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
         """A run of ``rows`` rows: how long each request in it had waited, and how long the run took."""
-        self._rows.inc(rows)
-        self._batches.inc()
+        self._rows.value += rows
+        self._batches.value += 1
         self._batch_rows.observe(rows)
         self._compute_seconds.observe(compute_seconds)
-        self._metrics.batch_size_seconds.labels(*self._labels, rows).observe(compute_seconds)
+        if rows not in self._batch_size_seconds:
+            self._batch_size_seconds[rows] = self._metrics.batch_size_seconds.labels(*self._labels, rows)
+        self._batch_size_seconds[rows].observe(compute_seconds)
         for seconds in queue_seconds:
             self._queue_seconds.observe(seconds)
-        self._last_inference.set(time.time())
+        self._last_inference.value = time.time()
 
     def pending_changed(self, by: int) -> None:
         """So many more, or fewer, requests are waiting or running."""
-        self._pending.inc(by)
+        self._pending.value += by
 
-    @contextmanager
-    def codec(self, stage: str) -> Iterator[None]:
-        """Time what happens inside as ``decode`` or ``encode``, if it succeeds: bad input is no codec's work."""
-        started = time.perf_counter()
-        yield
-        self._codec_seconds[stage].observe(time.perf_counter() - started)
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> "CountedRequest":
         """Count and time the request handled inside, by how it ends."""
-        started, outcome = time.perf_counter(), "success"
-        try:
-            yield
-        except (CancelledError, ClientGoneError):
-            outcome = "cancelled"
-            self._metrics.cancelled.labels(*self._labels).inc()
-            raise
-        except ServiceError as error:
-            outcome = self._outcome(error)
-            raise
-        except BaseException:
-            outcome = "failed"
-            raise
-        finally:
-            self._metrics.requests.labels(*self._labels, outcome).inc()
-            self._metrics.request_seconds.labels(*self._labels, outcome).observe(time.perf_counter() - started)
+        return CountedRequest(self)
 
-    def _outcome(self, error: ServiceError) -> str:
-        status = STATUS[type(error)]
+    def request_ended(self, error: BaseException | None, seconds: float) -> None:
+        """One request has been answered, or raised ``error``."""
+        outcome = "success" if error is None else self._outcome(error)
+        if outcome not in self._ended:
+            labels = (*self._labels, outcome)
+            self._ended[outcome] = self._metrics.requests.labels(*labels), self._metrics.request_seconds.labels(*labels)
+        count, distribution = self._ended[outcome]
+        count.value += 1
+        distribution.observe(seconds)
+
+    def _outcome(self, error: BaseException) -> str:
+        if isinstance(error, CancelledError | ClientGoneError):
+            self._metrics.cancelled.labels(*self._labels).value += 1
+            return "cancelled"
+        status = STATUS[type(error)] if isinstance(error, ServiceError) else 500
         if status < 429:
             return "invalid"
         if status == 500:
             return "failed"
         reason = "queue_full" if isinstance(error, QueueFullError) else "not_ready"
-        self._metrics.rejected.labels(*self._labels, reason).inc()
+        self._metrics.rejected.labels(*self._labels, reason).value += 1
         return "rejected"
+
+
+class Timed:
+    """``with timed():`` observes the seconds of what happens inside, if it succeeds: bad input is no codec's work."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        self._distribution = distribution
+
+    def __call__(self) -> "_Timing":
+        """One timing; several may be under way."""
+        return _Timing(self._distribution)
+
+
+class _Timing:  # a class, and so is the next one: contextlib's generators take three times as long
+    __slots__ = ("_distribution", "_started")
+
+    def __init__(self, distribution: Distribution) -> None:
+        self._distribution = distribution
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._distribution.observe(time.perf_counter() - self._started)
+
+
+class CountedRequest:
+    """See :meth:`ModelMetrics.request`."""
+
+    __slots__ = ("_metrics", "_started")
+
+    def __init__(self, metrics: ModelMetrics) -> None:
+        self._metrics = metrics
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self._metrics.request_ended(error, time.perf_counter() - self._started)

@@ -7,7 +7,8 @@ from typing import ParamSpec, TypeVar
 from service.protocol import Arrays
 
 LARGE_BYTES = 2**20  # what takes a core a millisecond or two; less is done sooner than handed over
-JSON_COSTS = 8  # times as much as binary, for a byte
+# Times as much as binary, for a byte: JSON as Python lists, and where its numbers are read straight into an array.
+JSON_COSTS, SIMD_JSON_COSTS = 8, 2
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -165,7 +165,7 @@ def _input(name: str, datatype: str, data: list[Any] | JsonNumbers) -> RequestIn
     if isinstance(data, list):
         return RequestInput(name, datatype, shape_of(data, name), data)
     array = array_of_numbers(data, DATATYPES[datatype], name)
-    return RequestInput(name, datatype, list(array.shape), array.data.cast("B"))
+    return RequestInput(name, datatype, list(array.shape), array)
 
 
 def parse_body(operation: str, body: bytes | bytearray) -> OpBody:

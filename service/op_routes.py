@@ -17,10 +17,11 @@ from service.op_bodies import BODIES, OpAnswer, parse_body
 from service.ops import DATATYPES_TAKEN, OPERATIONS, Operation
 from service.protocol import DATATYPE_OF, Arrays, ErrorBody, OperationDescription
 from service.repository import ModelRepository
-from service.served import Call, Served
+from service.served import Plan, Served
 from service.settings import Settings
 from service.tensor_response import TensorResponse
 
+NO_BINARY = memoryview(b"")
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "There is no such operation."}}
 ERRORS = {
     400: "A value is not what the operation takes; the error names it and says what is allowed.",
@@ -61,26 +62,24 @@ def _described(operation: Operation) -> OperationDescription:
 async def _compute(name: str, request: Request) -> Response:
     repository: ModelRepository = request.app.state.repository
     settings: Settings = request.app.state.settings
-    with repository.metrics_of(name).request():
-        model = repository.get(name)
-        body = await read_body(request, settings.max_body_bytes)
-        call = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
-        names, running = [each for each, _ in call.wanted.outputs], call.run()
-        del body, call  # or the request's tensors would be kept as long as its answer
+    entry = repository.find(name)
+    with entry.metrics.request():
+        model = entry.serving()
+        body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)
+        with model.metrics.decoding():
+            plan, task = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
+        names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task)
+        del body, plan, task  # or the request's tensors would be kept as long as its answer
         outputs = await running
         wanted = {each: outputs[each] for each in names}
-        answer = await off_the_loop(JSON_COSTS * size_of(wanted), _encoded, model, wanted)
-    return TensorResponse(answer, "application/json", {})
+        with model.metrics.encoding():
+            answer = await off_the_loop(JSON_COSTS * size_of(wanted), _answer, wanted)
+    return TensorResponse(answer, b"application/json")
 
 
-def _decoded(model: Served, body: bytes | bytearray) -> Call:
-    with model.metrics.codec("decode"):
-        return model.decode(parse_body(model.name, body).request())
-
-
-def _encoded(model: Served, outputs: Arrays) -> list[bytes]:
-    with model.metrics.codec("encode"):
-        return _answer(outputs)
+def _decoded(model: Served, body: bytes | bytearray) -> tuple[Plan, Any]:
+    plan = model.plans.fresh(parse_body(model.name, body).request())
+    return plan, plan.read(NO_BINARY)
 
 
 def _answer(outputs: Arrays) -> list[bytes]:

@@ -4,7 +4,7 @@ The graphs are made by ``export`` and ship with the service; docs/decisions/0006
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 from service.certificate import Run, open_graph, thread_invariant
 from service.errors import OverflowingInputError
 from service.manifest import CERTIFICATES_FILE, Certificate, Certificates
-from service.ops import OPERATIONS, Operation, Task
-from service.protocol import Arrays
+from service.ops import OPERATIONS, Layout, Operation, Task
+from service.protocol import Array, Arrays
 
 GRAPHS = Path(__file__).parent / "graphs"
 
@@ -29,7 +29,9 @@ GROUP_COSTS = 64  # as much as so many numbers
 CHECK_SEED, CHECK_SHAPE = 7, (64, 8, 96)
 
 _FP32_EPS = float(np.finfo("f4").tiny), float(np.finfo("f4").max)
+_SINGLE = np.dtype(np.float32)
 _EVERYTHING = slice(None)
+_WHOLE = (_EVERYTHING, _EVERYTHING)
 
 
 class Operator:
@@ -41,39 +43,58 @@ class Operator:
             name, datatype = file.stem.split(".")
             self._graphs[name, datatype] = open_graph(file.read_bytes(), intra_op_threads)
 
+    def computation(self, layout: Layout, dtype: np.dtype[Any]) -> Callable[[Task], Arrays]:
+        """How tasks of this layout are run, where x has this datatype.
+
+        In FP32 a small one is often one run of one graph on the arrays as they came. Finding that out once, and not for
+        each task, makes layer_norm of one row 10 us sooner, of 70 in all.
+        """
+        rows, groups, size = layout.x
+        repeated = any(shape[1] not in (1, size) for shape in layout.of_groups.values())
+        if dtype != _SINGLE or computes_in_fp64(layout, dtype) or repeated or rows * groups * size > BLOCK_NUMBERS:
+            return self.run
+        graph, eps = self._graphs[layout.graph, "FP32"], np.array(layout.eps, _SINGLE)
+
+        def run(task: Task) -> Arrays:
+            found = graph({"x": task.x, "eps": eps, **task.of_groups})
+            if not (found["inv_std"] > 0).all():
+                return self.run(task)
+            return {name: found[name].reshape(shape) for name, shape in layout.answered.items()}
+
+        return run
+
     def run(self, task: Task) -> Arrays:
         """All outputs, in x's datatype; ``mean`` and ``inv_std`` of FP16 in FP32.
 
         Computed in FP32 or FP64 and rounded once to what is answered.
         Raises OverflowingInputError when FP64 cannot hold the squares of x.
         """
-        rows, groups, size = task.x.shape
+        layout = task.layout
+        rows, groups, size = layout.x
         fed = _Fed(task)
-        found: Arrays | None = None
+        if rows * groups * size <= BLOCK_NUMBERS:
+            return _answered(task, self._block(task, fed, _WHOLE))
+        found: Arrays = {}
         for block in _blocks(rows, groups, size):
-            part = self._block(task, fed, block)
-            if block == (_EVERYTHING, _EVERYTHING):
-                found = part
-                break
-            if found is None:
-                found = {name: np.empty((rows, groups, array.shape[2]), array.dtype) for name, array in part.items()}
-            for name, array in part.items():
+            for name, array in self._block(task, fed, block).items():
+                if name not in found:
+                    found[name] = np.empty((rows, groups, array.shape[2]), array.dtype)
                 found[name][block] = array
-        return _answered(task, found or {})
+        return _answered(task, found)
 
     def _block(self, task: Task, fed: "_Fed", block: "_Block") -> Arrays:
         """Y in the datatype it is answered in, and the statistics, for some rows or some groups of one row."""
-        answered = task.x.dtype
-        if computes_in_fp64(task):
-            found = self._graphs[task.graph_fp64, "FP64"](fed.block("FP64", block))
+        layout, answered = task.layout, task.x.dtype
+        if computes_in_fp64(layout, answered):
+            found = self._graphs[layout.graph_fp64, "FP64"](fed.block("FP64", block))
             _check(task, found, block)
             return _rounded(found, answered)
-        found = self._graphs[task.graph, "FP32"](fed.block("FP32", block))
+        found = self._graphs[layout.graph, "FP32"](fed.block("FP32", block))
         if (found["inv_std"] > 0).all():
             return _rounded(found, answered)
         # The squares of a row are more than FP32 can hold, or something in it is not finite. Only that row is computed
         # anew: what stands beside it changes no bit of the others.
-        again = self._graphs[task.graph_fp64, "FP64"](fed.block("FP64", block))
+        again = self._graphs[layout.graph_fp64, "FP64"](fed.block("FP64", block))
         _check(task, again, block)
         mended = ~(found["inv_std"] > 0)
         again = _rounded(again, answered)
@@ -85,9 +106,7 @@ _Block = tuple[slice, slice]  # rows, groups
 
 def _blocks(rows: int, groups: int, size: int) -> Iterator[_Block]:
     """Parts of a tensor of about BLOCK_NUMBERS: whole rows, or groups of one row; a group is never split."""
-    if rows * groups * size <= BLOCK_NUMBERS:
-        yield _EVERYTHING, _EVERYTHING
-    elif groups * size <= BLOCK_NUMBERS:
+    if groups * size <= BLOCK_NUMBERS:
         step = BLOCK_NUMBERS // (groups * size)
         for row in range(0, rows, step):
             yield slice(row, row + step), _EVERYTHING
@@ -111,32 +130,33 @@ class _Fed:
     def _beside(self, datatype: str, dtype: np.dtype[Any], groups: slice) -> Arrays:
         if groups == _EVERYTHING and datatype in self._kept:
             return self._kept[datatype]
-        task, size = self._task, self._task.x.shape[2]
-        made: Arrays = {"eps": np.array(task.eps, dtype)}
+        task, layout = self._task, self._task.layout
+        size = layout.x[2]
+        made: Arrays = {"eps": np.array(layout.eps, dtype)}
         for name, array in task.of_groups.items():  # (G, A), each for K / A numbers that lie together
             part = array[groups].astype(dtype, copy=False)
             made[name] = part if part.shape[1] in (1, size) else part.repeat(size // part.shape[1], axis=1)
-        if datatype == "FP64" and task.graph_fp64 != "batch_norm":
+        if datatype == "FP64" and layout.graph_fp64 != "batch_norm":
             made["average"] = np.full((size, 1), 1 / size)
         if groups == _EVERYTHING:
             self._kept[datatype] = made
         return made
 
 
-def computes_in_fp64(task: Task) -> bool:
-    """Whether FP64 is asked for, or FP32 would not be good enough."""
+def computes_in_fp64(layout: Layout, dtype: np.dtype[Any]) -> bool:
+    """Whether FP64 is asked for, or FP32 would not be good enough. dtype: of x."""
     return (
-        task.graph is None
-        or task.x.dtype == np.float64
-        or not SHORT_ROW < task.x.shape[2] <= LONG_ROW
-        or not _FP32_EPS[0] <= task.eps <= _FP32_EPS[1]
+        layout.graph is None
+        or dtype == np.float64
+        or not SHORT_ROW < layout.x[2] <= LONG_ROW
+        or not _FP32_EPS[0] <= layout.eps <= _FP32_EPS[1]
     )
 
 
-def cost(task: Task) -> int:
-    """What it takes to run, in numbers of FP32."""
-    rows, groups, size = map(int, task.x.shape)
-    return rows * groups * (GROUP_COSTS + size * (FP64_COSTS if computes_in_fp64(task) else 1))
+def cost(layout: Layout, dtype: np.dtype[Any]) -> int:
+    """What it takes to run, in numbers of FP32. dtype: of x."""
+    rows, groups, size = layout.x
+    return rows * groups * (GROUP_COSTS + size * (FP64_COSTS if computes_in_fp64(layout, dtype) else 1))
 
 
 def _check(task: Task, found: Arrays, block: _Block) -> None:
@@ -145,34 +165,40 @@ def _check(task: Task, found: Arrays, block: _Block) -> None:
         return
     finite = np.isfinite(task.x[block]).all(axis=2, keepdims=True)
     if (finite & ~(found["inv_std"] > 0)).any():
-        raise OverflowingInputError(task.operation)
+        raise OverflowingInputError(task.layout.operation)
 
 
 def _rounded(found: Arrays, answered: np.dtype[Any]) -> Arrays:
     """Y to the datatype that is answered; statistics as they were computed."""
+    return {**found, "y": _cast(found["y"], answered)}
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore"):  # infinity, where the datatype holds no number as large
-        return {**found, "y": found["y"].astype(answered, copy=False)}
+        return array.astype(dtype)
 
 
 def _answered(task: Task, found: Arrays) -> Arrays:
     """In the shapes and the order of the caller's x."""
-    if task.graph_fp64 == "batch_norm":
+    layout, answered = task.layout, task.x.dtype
+    if layout.graph_fp64 == "batch_norm":
         found = found | _given_statistics(task)
-    if task.momentum is not None:
-        rows, channels, *_ = task.shapes["y"]
-        found = found | _moved_on(task, found, task.momentum)
+    if layout.momentum is not None:
+        rows, channels, *_ = layout.answered["y"]
+        found = found | _moved_on(task, found, layout.momentum)
         found["y"] = found["y"].reshape(channels, rows, -1).swapaxes(0, 1)  # (1, C, N S) -> (N, C, S)
-    kept = np.promote_types(task.x.dtype, np.float32)
-    with np.errstate(over="ignore"):
-        return {
-            name: found[name].reshape(shape).astype(task.x.dtype if name == "y" else kept, copy=False)
-            for name, shape in task.shapes.items()
-        }
+    kept = answered if answered.itemsize >= _SINGLE.itemsize else _SINGLE
+    return {
+        name: _cast(found[name].reshape(shape), answered if name == "y" else kept)
+        for name, shape in layout.answered.items()
+    }
 
 
 def _given_statistics(task: Task) -> Arrays:
     mean, variance = (task.of_groups[name].astype("f8") for name in ("running_mean", "running_var"))
-    return {"mean": mean, "inv_std": 1 / np.sqrt(variance + task.eps)}
+    return {"mean": mean, "inv_std": 1 / np.sqrt(variance + task.layout.eps)}
 
 
 def _moved_on(task: Task, found: Arrays, momentum: float) -> Arrays:
@@ -221,4 +247,4 @@ def _tasks(operation: Operation) -> Iterator[Task]:
     for dtype, parameters in itertools.product(("f4", "f8"), ways):
         more = {name: rng.random(CHECK_SHAPE[1]).astype(dtype) for name in operation.more_inputs}
         x = rng.standard_normal(CHECK_SHAPE).astype(dtype)
-        yield operation.task({"x": x, **more}, operation.checked(parameters))
+        yield operation.task({"x": x, **more}, parameters)

@@ -34,34 +34,70 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A checked request: what is to be computed, laid out as the graphs take it.
+class Layout:
+    """A checked request without its values: what is to be computed, and how its tensors lie as the graphs take them.
 
-    graph, graph_fp64: which graph computes it in FP32, and in FP64; no graph where FP64 alone is good enough. x:
-    (R, G, K), R rows of G groups of K numbers that share a mean and a variance. of_groups: weight, bias and given
-    statistics, (G, A), each for K / A numbers that lie together. shapes: of the outputs, as the caller gets them.
-    momentum: None but in training, where ``before`` holds the running statistics so far.
+    One serves all requests that differ in their values alone.
+
+    graph, graph_fp64: which graph computes it in FP32, and in FP64; no graph where FP64 alone is good enough.
+    x: (R, G, K), R rows of G groups of K numbers that share a mean and a variance. of_groups: weight, bias and given
+    statistics, (G, A), each for K / A numbers that lie together. answered: shapes of the outputs, as the caller gets
+    them. before: sizes of the running statistics that training moves on; momentum: None but there.
     """
 
     operation: str
     graph: str | None
     graph_fp64: str
+    x: tuple[int, int, int]
+    of_groups: dict[str, tuple[int, int]]
+    eps: float
+    answered: dict[str, tuple[int, ...]]
+    before: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    momentum: float | None = None
+
+    def task(self, inputs: Arrays) -> "Task":
+        """With the values. An input that was left out has those that change nothing. Raises InvalidInputError."""
+        for name in _STATISTICS_TAKEN:
+            if name in inputs:
+                _check_statistics(name, inputs[name])
+        x = inputs["x"]
+        if self.momentum is not None:  # (N, C, S) -> (C, N, S), each channel's numbers together
+            x = x.reshape(*x.shape[:2], -1).swapaxes(0, 1)
+        of_groups, before = (_filled(shapes, inputs, x.dtype) for shapes in (self.of_groups, self.before))
+        return Task(self, x.reshape(self.x), of_groups, before)
+
+
+def _filled(shapes: Mapping[str, tuple[int, ...]], inputs: Arrays, dtype: np.dtype[Any]) -> Arrays:
+    found = {}
+    for name, shape in shapes.items():
+        array = inputs.get(name)
+        found[name] = np.full(shape, LEFT_OUT[name], dtype) if array is None else array.reshape(shape)
+    return found
+
+
+@dataclass(slots=True)
+class Task:
+    """What is to be computed, of which values; all arrays have one datatype, and lie as the layout says."""
+
+    layout: Layout
     x: Array
     of_groups: Arrays
-    eps: float
-    shapes: dict[str, tuple[int, ...]]
-    momentum: float | None = None
-    before: Arrays = field(default_factory=dict)
+    before: Arrays
 
 
-Arrange = Callable[[Arrays, Mapping[str, Any]], Task]
+# What an input that was left out is full of. For the running statistics: what torch begins training with.
+LEFT_OUT = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}
+_STATISTICS_TAKEN = ("running_mean", "running_var")
+
+Shapes = Mapping[str, tuple[int, ...]]
+Arrange = Callable[[Shapes, Mapping[str, Any]], Layout]
 
 
 @dataclass(frozen=True)
 class Operation:
     """A normalisation operation.
 
-    task: what is to be computed, for inputs of one datatype and checked parameters; it raises InvalidInputError.
+    layout: what is to be computed, for inputs of these shapes and checked parameters; it raises InvalidInputError.
     """
 
     name: str
@@ -69,7 +105,7 @@ class Operation:
     statistics_of: str
     source: str
     parameters: dict[str, Parameter]
-    task: Arrange
+    layout: Arrange
     more_inputs: tuple[str, ...] = ()  # beyond x, weight and bias
 
     @property
@@ -81,6 +117,11 @@ class Operation:
     def outputs(self) -> tuple[str, ...]:
         """Names of all outputs; the running statistics are there in training alone."""
         return ("y", *STATISTICS, *self.more_inputs)
+
+    def task(self, inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
+        """What is to be computed of these arrays, all of one datatype. Raises InvalidInputError."""
+        shapes = {name: array.shape for name, array in inputs.items()}
+        return self.layout(shapes, self.checked(parameters)).task(inputs)
 
     def described_parameters(self) -> dict[str, dict[str, Any]]:
         """Type, default (null where it must be given) and meaning of each parameter."""
@@ -118,111 +159,103 @@ def _value(operation: str, name: str, parameter: Parameter, sent: Mapping[str, A
 def _per_row(operation: str, graph_fp64: str) -> Arrange:
     """Statistics over the axes from ``axis`` on; weight and bias have the shape of these axes."""
 
-    def arrange(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
-        x, axis = inputs["x"], parameters["axis"]
-        if not -x.ndim <= axis < x.ndim:
+    def arrange(shapes: Shapes, parameters: Mapping[str, Any]) -> Layout:
+        x, axis = shapes["x"], parameters["axis"]
+        if not -len(x) <= axis < len(x):
             raise InvalidInputError(
-                f"axis is {axis}, for x of shape {list(x.shape)} it must be from {-x.ndim} to {x.ndim - 1}"
+                f"axis is {axis}, for x of shape {list(x)} it must be from {-len(x)} to {len(x) - 1}"
             )
-        outer, normalized_shape = x.shape[:axis], x.shape[axis:]
+        outer, normalized_shape = x[:axis], x[axis:]
         size = math.prod(normalized_shape)
-        affine = _affine(inputs, normalized_shape, "x's shape from axis on")
+        _check_affine(shapes, normalized_shape, "x's shape from axis on")
         statistics = (*outer, *(1,) * len(normalized_shape))
-        return Task(
+        return Layout(
             operation,
             operation,
             graph_fp64,
-            x.reshape(-1, 1, size),
-            {name: array.reshape(1, size) for name, array in affine.items()},
+            (math.prod(outer), 1, size),
+            dict.fromkeys(("weight", "bias"), (1, size)),
             parameters["eps"],
-            {"y": x.shape, "mean": statistics, "inv_std": statistics},
+            {"y": x, "mean": statistics, "inv_std": statistics},
         )
 
     return arrange
 
 
-def _group_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
-    x, groups = inputs["x"], parameters["num_groups"]
+def _group_norm(shapes: Shapes, parameters: Mapping[str, Any]) -> Layout:
+    x, groups = shapes["x"], parameters["num_groups"]
     _check_rank("group_norm", x, 2, "(N, C, ...)")
-    n, channels, *_ = x.shape
+    n, channels, *positions = x
     if channels % groups:
-        raise InvalidInputError(f"num_groups is {groups}, it must divide the {channels} channels of x {list(x.shape)}")
-    affine = _affine(inputs, (channels,), "one for each channel of x")
-    return Task(
+        raise InvalidInputError(f"num_groups is {groups}, it must divide the {channels} channels of x {list(x)}")
+    _check_affine(shapes, (channels,), "one for each channel of x")
+    in_group = channels // groups
+    return Layout(
         "group_norm",
         "group_norm",
         "two_passes",
-        x.reshape(n, groups, -1),
-        {name: array.reshape(groups, -1) for name, array in affine.items()},  # (C,) -> (G, C / G)
+        (n, groups, in_group * math.prod(positions)),
+        dict.fromkeys(("weight", "bias"), (groups, in_group)),  # (C,) -> (G, C / G)
         parameters["eps"],
-        {"y": x.shape, "mean": (n, groups), "inv_std": (n, groups)},
+        {"y": x, "mean": (n, groups), "inv_std": (n, groups)},
     )
 
 
-def _instance_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
+def _instance_norm(shapes: Shapes, parameters: Mapping[str, Any]) -> Layout:
     """Group normalisation whose groups are single channels."""
-    _check_rank("instance_norm", inputs["x"], 3, "(N, C, ...)")
-    return replace(_group_norm(inputs, {**parameters, "num_groups": inputs["x"].shape[1]}), operation="instance_norm")
+    _check_rank("instance_norm", shapes["x"], 3, "(N, C, ...)")
+    return replace(_group_norm(shapes, {**parameters, "num_groups": shapes["x"][1]}), operation="instance_norm")
 
 
-def _batch_norm(inputs: Arrays, parameters: Mapping[str, Any]) -> Task:
-    x, training = inputs["x"], parameters["training"]
+def _batch_norm(shapes: Shapes, parameters: Mapping[str, Any]) -> Layout:
+    x, training, eps = shapes["x"], parameters["training"], parameters["eps"]
     _check_rank("batch_norm", x, 2, "(N, C, ...)")
-    n, channels, *_ = x.shape
-    affine = {name: array[:, None] for name, array in _affine(inputs, (channels,), "one for each channel of x").items()}
-    running = {name: _of_channels(inputs, name, channels, training) for name in ("running_mean", "running_var")}
-    shapes = {"y": x.shape, **dict.fromkeys(("mean", "inv_std"), (channels,))}
-    rows, eps = x.reshape(n, channels, -1), parameters["eps"]  # (N, C, S)
+    n, channels, *positions = x
+    size = math.prod(positions)
+    _check_affine(shapes, (channels,), "one for each channel of x")
+    for name in _STATISTICS_TAKEN:
+        if name not in shapes and not training:
+            raise InvalidInputError(f"batch_norm needs {name} unless training is true")
+        if (shape := shapes.get(name, (channels,))) != (channels,):
+            raise InvalidInputError(f"{name} has shape {list(shape)}, it must be [{channels}]: one for each channel")
+    of_channels = dict.fromkeys(("weight", "bias"), (channels, 1))
+    answered = {"y": x, **dict.fromkeys(("mean", "inv_std"), (channels,))}
+    running: dict[str, tuple[int, ...]] = dict.fromkeys(_STATISTICS_TAKEN, (channels,))
     if not training:
-        columns = {name: array[:, None] for name, array in running.items()}
-        return Task("batch_norm", None, "batch_norm", rows, affine | columns, eps, shapes)
-    if x.size == channels:
-        raise InvalidInputError(f"x has shape {list(x.shape)}: a batch's own statistics need two values a channel")
-    return Task(
+        columns = dict.fromkeys(_STATISTICS_TAKEN, (channels, 1))
+        return Layout("batch_norm", None, "batch_norm", (n, channels, size), of_channels | columns, eps, answered)
+    if n * size == 1:
+        raise InvalidInputError(f"x has shape {list(x)}: a batch's own statistics need two values a channel")
+    return Layout(
         "batch_norm",
         None,
         "two_passes",
-        rows.swapaxes(0, 1).reshape(1, channels, -1),  # (N, C, S) -> (1, C, N S)
-        affine,
+        (1, channels, n * size),
+        of_channels,
         eps,
-        {**shapes, **dict.fromkeys(running, (channels,))},
-        momentum=parameters["momentum"],
+        answered | running,
         before=running,
+        momentum=parameters["momentum"],
     )
 
 
-def _of_channels(inputs: Arrays, name: str, channels: int, training: bool) -> Array:
-    """Running statistics; in training those left out are what torch begins with, mean 0 and variance 1."""
-    if name not in inputs:
-        if not training:
-            raise InvalidInputError(f"batch_norm needs {name} unless training is true")
-        return np.full(channels, name == "running_var", inputs["x"].dtype)
-    array = inputs[name]
-    if array.shape != (channels,):
-        raise InvalidInputError(f"{name} has shape {list(array.shape)}, it must be [{channels}]: one for each channel")
+def _check_statistics(name: str, array: Array) -> None:
+    """Raises InvalidInputError when running statistics are none."""
     allowed = np.isfinite(array) & (array >= 0) if name == "running_var" else np.isfinite(array)
     if not allowed.all():
         must = "a variance is finite and at least 0" if name == "running_var" else "a mean is finite"
         raise InvalidInputError(f"{name} has {array[~allowed][0]} in it, {must}")
-    return array
 
 
-def _check_rank(operation: str, x: Array, least: int, layout: str) -> None:
-    if x.ndim < least:
-        raise InvalidInputError(f"x has shape {list(x.shape)}, {operation} takes {layout}, at least {least} sizes")
+def _check_rank(operation: str, x: tuple[int, ...], least: int, layout: str) -> None:
+    if len(x) < least:
+        raise InvalidInputError(f"x has shape {list(x)}, {operation} takes {layout}, at least {least} sizes")
 
 
-def _affine(inputs: Arrays, shape: tuple[int, ...], what: str) -> Arrays:
-    """Weight and bias; one that was left out is ones, or zeros."""
-    found = {}
-    for name, left_out in (("weight", 1), ("bias", 0)):
-        array = inputs.get(name)
-        if array is None:
-            array = np.full(shape, left_out, inputs["x"].dtype)
-        elif array.shape != shape:
-            raise InvalidInputError(f"{name} has shape {list(array.shape)}, it must be {list(shape)}: {what}")
-        found[name] = array
-    return found
+def _check_affine(shapes: Shapes, shape: tuple[int, ...], what: str) -> None:
+    for name in ("weight", "bias"):
+        if (sent := shapes.get(name, shape)) != shape:
+            raise InvalidInputError(f"{name} has shape {list(sent)}, it must be {list(shape)}: {what}")
 
 
 _EPS = Parameter(float, 1e-5, "added inside the root", lambda eps: 0 < eps < math.inf, "positive and finite")

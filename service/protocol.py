@@ -79,12 +79,16 @@ class JsonNumbers:
 
 @dataclass(frozen=True)
 class RequestInput:
-    """One tensor of a request: ``data`` holds JSON values, flat or nested, or their text, or the tensor's raw bytes."""
+    """One tensor of a request.
+
+    data: JSON values, flat or nested; or their text; or an array of them, checked, flat, of the datatype; or where
+    among the bytes behind the JSON the tensor lies.
+    """
 
     name: str
     datatype: str
     shape: list[int]
-    data: list[Any] | JsonNumbers | memoryview
+    data: list[Any] | Array | JsonNumbers | slice
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,14 @@ class RequestedOutput:
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """POST .../infer. ``raw`` holds the whole body when it is nothing but the one input's bytes."""
+    """POST .../infer, without the bytes behind its JSON. ``raw``: how many there are, where all are the one input's."""
 
     id: str | None = None
     parameters: Parameters = field(default_factory=dict)
     inputs: list[RequestInput] = field(default_factory=list)
     outputs: list[RequestedOutput] | None = None  # None: all of them, binary if binary_data_output
     binary_data_output: bool = False
-    raw: memoryview | None = None
+    raw: int | None = None
     unknown: tuple[str, ...] = ()  # fields that the protocol does not have; a model passes over them
 
 

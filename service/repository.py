@@ -28,7 +28,7 @@ LOADING, READY, UNAVAILABLE = "LOADING", "READY", "UNAVAILABLE"
 
 
 @dataclass
-class _Entry:
+class Entry:
     """A model folder that was found, or an operation, whether or not it can be served."""
 
     name: str
@@ -39,6 +39,15 @@ class _Entry:
     reason: str = ""
     model: Served | None = None
 
+    def serving(self) -> Served:
+        """What serves it. Raises ModelNotReadyError with the reason while it loads or when it was refused."""
+        if self.model is None:
+            if self.state == LOADING:
+                raise ModelNotReadyError(f"model {self.name} is being loaded", retry_after_seconds=1)
+            named = "/".join(filter(None, (self.name, self.version)))
+            raise ModelNotReadyError(f"model {named} is not served: {self.reason}")
+        return self.model
+
 
 class ModelRepository:
     """(name, version) -> what serves it. A request's name is looked up here; it never touches a path."""
@@ -48,7 +57,7 @@ class ModelRepository:
         self._metrics = metrics
         # All threads of a model together are no more than the cores.
         self._instances = settings.instances or max(1, available_cores() // settings.intra_op_threads)
-        self._entries: dict[str, dict[str, _Entry]] = {}
+        self._entries: dict[str, dict[str, Entry]] = {}
         self._all_tried = False
 
     def scan(self) -> None:
@@ -71,10 +80,10 @@ class ModelRepository:
         for name in OPERATIONS:
             self._entries[name] = {served_op.VERSION: self._found(name, served_op.VERSION, None)}
 
-    def _found(self, name: str, version: str, folder: Path | None) -> _Entry:
+    def _found(self, name: str, version: str, folder: Path | None) -> Entry:
         metrics = self._metrics.of_model(name, version)
         metrics.set_ready(False)
-        return _Entry(name, version, folder, metrics)
+        return Entry(name, version, folder, metrics)
 
     async def load(self) -> None:
         """Try every model that was found; one that cannot be served says why and stands in nobody's way."""
@@ -121,7 +130,7 @@ class ModelRepository:
             entry.state = READY
             entry.metrics.set_ready(True)
 
-    async def _load(self, entry: _Entry) -> None:
+    async def _load(self, entry: Entry) -> None:
         try:
             manifest, measured, instances = await asyncio.to_thread(self._check, entry)
         except ArtifactError as error:
@@ -136,7 +145,7 @@ class ModelRepository:
         if entry.state == UNAVAILABLE:
             logger.error("%s/%s is not served: %s", entry.name, entry.version, entry.reason)
 
-    def _check(self, entry: _Entry) -> tuple[Manifest, Certificate, list[Run]]:
+    def _check(self, entry: Entry) -> tuple[Manifest, Certificate, list[Run]]:
         """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
         if not entry.version or entry.folder is None:
             raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
@@ -156,7 +165,7 @@ class ModelRepository:
             certificate.warm_up(run, artifact.manifest)
         return artifact.manifest, measured, instances
 
-    def _broken(self, entry: _Entry, exported: Certificate, here: Certificate) -> str:
+    def _broken(self, entry: Entry, exported: Certificate, here: Certificate) -> str:
         """Why it is not served: a claim that held at export does not hold here, and the settings say enforce."""
         broken = certificate.broken_claims(exported, here)
         for claim in broken:
@@ -166,7 +175,7 @@ class ModelRepository:
         claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
         return f"its certificate does not hold on this machine: {claims}"
 
-    def _serve(self, entry: _Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
+    def _serve(self, entry: Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
         settings = self._settings
         onnx_model = OnnxModel(entry.name, instances)
         batcher = Batcher(
@@ -187,31 +196,16 @@ class ModelRepository:
         await asyncio.gather(*(entry.model.close() for entry in self._all() if entry.model))
 
     def get(self, name: str, version: str | None = None) -> Served:
-        """The model that serves ``name``; without a version, the highest there is.
-
-        Raises ModelNotFoundError, or ModelNotReadyError with the reason while it loads or when it was refused. The
-        highest version is never silently replaced by an older one: that would be another model's answer.
-        """
-        entry = self._find(name, version)
-        if entry.state == LOADING:
-            raise ModelNotReadyError(f"model {name} is being loaded", retry_after_seconds=1)
-        if entry.model is None:
-            raise ModelNotReadyError(
-                f"model {'/'.join(filter(None, (name, entry.version)))} is not served: {entry.reason}"
-            )
-        return entry.model
-
-    def metrics_of(self, name: str, version: str | None = None) -> ModelMetrics:
-        """The counters of a model that was found, served or not. Raises ModelNotFoundError."""
-        return self._find(name, version).metrics
+        """The model that serves ``name``. Raises ModelNotFoundError and ModelNotReadyError."""
+        return self.find(name, version).serving()
 
     def version_of(self, name: str, version: str | None = None) -> str:
         """The version that ``version`` means: itself, or the highest. Raises ModelNotFoundError."""
-        return self._find(name, version).version
+        return self.find(name, version).version
 
     def versions(self, name: str) -> list[str]:
         """Every version of a model, the lowest first. Raises ModelNotFoundError."""
-        self._find(name, None)
+        self.find(name, None)
         return list(self._entries[name])
 
     def names(self) -> list[str]:
@@ -232,14 +226,18 @@ class ModelRepository:
         if not any(entry.state == READY for entry in self._models() or self._all()):
             raise ModelNotReadyError("no model can be served; POST /v2/repository/index says why")
 
-    def _all(self) -> list[_Entry]:
+    def _all(self) -> list[Entry]:
         return [entry for versions in self._entries.values() for entry in versions.values()]
 
-    def _models(self) -> list[_Entry]:
+    def _models(self) -> list[Entry]:
         """Those that came from the model repository."""
         return [entry for entry in self._all() if entry.name not in OPERATIONS]
 
-    def _find(self, name: str, version: str | None) -> _Entry:
+    def find(self, name: str, version: str | None = None) -> Entry:
+        """A model that was found, served or not; without a version, the highest there is. Raises ModelNotFoundError.
+
+        The highest version is never silently replaced by an older one: that would be another model's answer.
+        """
         versions = self._entries.get(name)
         if versions is None:
             asked = f"no model {name!r}" if MODEL_NAME.fullmatch(name) else "no model by that name"

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import orjson
 
 from service.errors import InvalidInputError, shown
+from service.json_document import read_document
 from service.json_numbers import cut_out
-from service.off_the_loop import JSON_COSTS, LARGE_BYTES
+from service.off_the_loop import LARGE_BYTES, SIMD_JSON_COSTS
 from service.protocol import HEADER_LENGTH, InferenceRequest, JsonNumbers, Parameters, RequestedOutput, RequestInput
 
 # Before anything is done for each of them; far above what any model has.
@@ -20,28 +22,23 @@ _INPUT_FIELDS = frozenset({"name", "datatype", "shape", "data", "parameters"})
 _KINDS: dict[type, str] = {str: "a string", int: "an integer", bool: "true or false"}
 
 
-def parse(body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
-    """The request in ``body``; ``header_length`` is its Inference-Header-Content-Length, if it has one.
+def parse(body: bytes | bytearray, length: int | None) -> InferenceRequest:
+    """The request in ``body``, of which ``length`` bytes are JSON; None where no header says so: all of it.
 
+    It holds nothing of the bytes behind the JSON.
     Raises InvalidInputError saying which field is wrong, what it was and what it must be.
     """
-    length = len(body) if header_length is None else _json_length(header_length, len(body))
-    if header_length is not None and length == 0:
-        return InferenceRequest(raw=memoryview(body), binary_data_output=True)
-    binary = memoryview(body)[length:]
-    text, numbers = (
-        cut_out(body, length, "data") if JSON_COSTS * length > LARGE_BYTES else (memoryview(body)[:length], {})
-    )
-    hint = f"a body with binary tensors needs the header {HEADER_LENGTH}"
-    document = _object(parse_json(text, hint if header_length is None else f"{HEADER_LENGTH} may be wrong"), "the body")
-    inputs, taken = [], 0
+    if length == 0:
+        return InferenceRequest(raw=len(body), binary_data_output=True)
+    document, numbers = _document(body, length)
+    inputs, taken, binary_bytes = [], 0, 0 if length is None else len(body) - length
     for index, item in enumerate(_list(document.get("inputs"), "inputs", MAX_TENSORS)):
-        tensor, size = _request_input(_object(item, f"inputs[{index}]"), index, binary[taken:], numbers)
+        tensor = _request_input(_object(item, f"inputs[{index}]"), index, taken, binary_bytes, numbers)
         inputs.append(tensor)
-        taken += size
-    if taken != len(binary):
+        taken = tensor.data.stop if isinstance(tensor.data, slice) else taken
+    if taken != binary_bytes:
         raise InvalidInputError(
-            f"{len(binary)} bytes follow the JSON, but the inputs' binary_data_size add up to {taken}"
+            f"{binary_bytes} bytes follow the JSON, but the inputs' binary_data_size add up to {taken}"
         )
     parameters = _parameters(document, "the request")
     if parameters.get("nonfinite", "null") != "null":
@@ -57,6 +54,20 @@ def parse(body: bytes | bytearray, header_length: str | None) -> InferenceReques
     )
 
 
+def _document(body: bytes | bytearray, length: int | None) -> tuple[dict[str, Any], dict[str, JsonNumbers]]:
+    """The JSON at the body's beginning, and what was cut out of it. Numbers may be arrays in it already."""
+    hint = f"a body with binary tensors needs the header {HEADER_LENGTH}"
+    hint = hint if length is None else f"{HEADER_LENGTH} may be wrong"
+    length = len(body) if length is None else length
+    text: bytes | memoryview = memoryview(body)[:length]
+    numbers: dict[str, JsonNumbers] = {}
+    if SIMD_JSON_COSTS * length > LARGE_BYTES:
+        text, numbers = cut_out(body, length, "data")
+    elif (document := read_document(memoryview(text))) is not None:
+        return document, {}
+    return _object(parse_json(text, hint), "the body"), numbers
+
+
 def _unknown(document: dict[str, Any]) -> tuple[str, ...]:
     """Fields of the request, and parameters of its inputs, that mean nothing: misspelt, or in the wrong place."""
     fields = [field for field in document if field not in _FIELDS]
@@ -64,13 +75,6 @@ def _unknown(document: dict[str, Any]) -> tuple[str, ...]:
         fields += [field for field in item if field not in _INPUT_FIELDS]
         fields += [name for name in item.get("parameters") or {} if name != "binary_data_size"]
     return tuple(fields)
-
-
-def json_bytes(header_length: str | None, body_length: int) -> int:
-    """How much of a body is JSON, by a header that is not checked yet."""
-    if header_length is None or not header_length.isdecimal():
-        return body_length
-    return min(int(header_length[:20]), body_length)
 
 
 def parse_index(body: bytes | bytearray) -> bool:
@@ -83,7 +87,8 @@ def parse_index(body: bytes | bytearray) -> bool:
     return bool(_optional(document, "ready", bool, "the body"))
 
 
-def _json_length(header: str, body_length: int) -> int:
+def json_length(header: str, body_length: int) -> int:
+    """How much of a body is JSON, by the header that says so. Raises InvalidInputError."""
     if header.isascii() and header.isdecimal() and len(header) < 20 and int(header) <= body_length:
         return int(header)
     raise InvalidInputError(
@@ -103,9 +108,9 @@ def parse_json(text: bytes | bytearray | memoryview, hint: str = "") -> Any:
 
 
 def _request_input(
-    item: dict[str, Any], index: int, binary: memoryview, numbers: dict[str, JsonNumbers]
-) -> tuple[RequestInput, int]:
-    """One entry of ``inputs``, and how many bytes of ``binary`` are its own. numbers: what was cut out of the JSON."""
+    item: dict[str, Any], index: int, taken: int, binary_bytes: int, numbers: dict[str, JsonNumbers]
+) -> RequestInput:
+    """One entry of ``inputs``, of which the bytes behind the first ``taken`` are. numbers: what was cut out."""
     name = _required(item, "name", str, f"inputs[{index}]")
     where = f"input {shown(name)}"
     datatype = _required(item, "datatype", str, where)
@@ -117,15 +122,17 @@ def _request_input(
     if size is None:
         data = item.get("data")
         if isinstance(data, str) and data in numbers:
-            return RequestInput(name, datatype, shape, numbers[data]), 0
-        return RequestInput(name, datatype, shape, _list(data, f"the data of {where}")), 0
+            return RequestInput(name, datatype, shape, numbers[data])
+        if isinstance(data, np.ndarray):
+            return RequestInput(name, datatype, shape, data)
+        return RequestInput(name, datatype, shape, _list(data, f"the data of {where}"))
     if "data" in item:
         raise InvalidInputError(f"{where} has both data and binary_data_size, it must have one of them")
-    if not 0 <= size <= len(binary):
+    if not 0 <= size <= binary_bytes - taken:
         raise InvalidInputError(
-            f"binary_data_size of {where} is {size}, but {len(binary)} bytes of binary data are there for it"
+            f"binary_data_size of {where} is {size}, but {binary_bytes - taken} bytes of binary data are there for it"
         )
-    return RequestInput(name, datatype, shape, binary[:size]), size
+    return RequestInput(name, datatype, shape, slice(taken, taken + size))
 
 
 def _requested_outputs(document: dict[str, Any], binary_by_default: bool) -> list[RequestedOutput] | None:

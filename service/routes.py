@@ -1,8 +1,4 @@
-"""The endpoints: each parses, calls and formats.
-
-``infer`` is a plain Starlette route, because a FastAPI route costs more than twice as much per request;
-``openapi.py`` documents it by hand. The others are rare enough for FastAPI to write their documentation.
-"""
+"""The endpoints beside ``infer``: each parses, calls and formats."""
 
 from typing import Annotated, Any
 
@@ -10,14 +6,10 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from service import codec
 from service.body import read_body
 from service.manifest import Certificate
 from service.metrics import Metrics
-from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.protocol import (
-    HEADER_LENGTH,
-    Arrays,
     ErrorBody,
     Live,
     ModelIndexEntry,
@@ -28,14 +20,11 @@ from service.protocol import (
     ServerMetadata,
 )
 from service.repository import READY, ModelRepository
-from service.request import json_bytes, parse, parse_index
-from service.served import Call, Served
+from service.request import parse_index
 from service.settings import Settings
 from service.statistics import model_statistics
-from service.tensor_response import TensorResponse
 from service.version import VERSION
 
-INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
@@ -77,38 +66,6 @@ def _settings(request: Request) -> Settings:
 
 
 Repository = Annotated[ModelRepository, Depends(_repository)]
-
-
-async def infer(request: Request) -> Response:
-    """POST /v2/models/{name}[/versions/{version}]/infer: body -> arrays -> batch -> arrays -> body."""
-    repository, max_body_bytes = _repository(request), _settings(request).max_body_bytes
-    name, version = request.path_params["name"], request.path_params.get("version")
-    with repository.metrics_of(name, version).request():
-        model = repository.get(name, version)
-        body = await read_body(request, max_body_bytes)
-        header_length = request.headers.get(HEADER_LENGTH)
-        work = len(body) + (JSON_COSTS - 1) * json_bytes(header_length, len(body))
-        call = await off_the_loop(work, _decoded, model, body, header_length)
-        wanted, running = call.wanted, call.run()
-        del body, call  # or the request's tensors would be kept as long as its answer
-        outputs = await running
-        work = size_of(outputs) * (1 if all(binary for _, binary in wanted.outputs) else JSON_COSTS)
-        answer = await off_the_loop(work, _encoded, model, wanted, outputs)
-    if not answer.tensors:
-        return TensorResponse(answer.text, "application/json", {})
-    headers = {HEADER_LENGTH: str(sum(map(len, answer.text)))}
-    return TensorResponse([*answer.text, *answer.tensors], "application/octet-stream", headers)
-
-
-def _decoded(model: Served, body: bytes | bytearray, header_length: str | None) -> Call:
-    """A function of its own, so that body and JSON values are free again while the request waits for its run."""
-    with model.metrics.codec("decode"):
-        return model.decode(parse(body, header_length))
-
-
-def _encoded(model: Served, wanted: codec.Wanted, outputs: Arrays) -> codec.Answer:
-    with model.metrics.codec("encode"):
-        return codec.encode(wanted, model.name, model.version, outputs)
 
 
 @router.get("/v2", tags=["server"])
@@ -186,7 +143,9 @@ async def repository_index(request: Request, repository: Repository) -> list[Mod
 
     `{"ready": true}` asks only for those that serve.
     """
-    only_ready = parse_index(await read_body(request, _settings(request).max_body_bytes))
+    only_ready = parse_index(
+        await read_body(dict(request.scope["headers"]), request.receive, _settings(request).max_body_bytes)
+    )
     return [entry for entry in repository.index() if entry.state == READY or not only_ready]
 
 

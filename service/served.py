@@ -1,21 +1,56 @@
 """What the endpoints know of whatever is served under a model's name: a trained model, or a normalisation operation."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.codec import Wanted
 from service.manifest import Certificate
 from service.metrics import ModelMetrics
 from service.protocol import Arrays, InferenceRequest, ModelMetadata
+from service.request import parse
+
+KNOWN_HEADERS, KNOWN_BYTES = 256, 2048  # at most so many of so many bytes are kept: 5 MiB a model, once read
 
 
-@dataclass(frozen=True)
-class Call:
-    """A decoded request: what its client wants to be answered with, and how the outputs are had."""
+class Plan(Protocol):
+    """A request that was checked in everything but its tensors' values."""
 
-    wanted: Wanted
-    run: Callable[[], Awaitable[Arrays]]
+    @property
+    def wanted(self) -> Wanted:
+        """What its client wants to be answered with."""
+
+    def read(self, binary: memoryview) -> Any:
+        """What the model runs, given the bytes behind the JSON. Raises InvalidInputError."""
+
+
+class Plans:
+    """A model's plans, by the JSON in front of a binary body, which a client sends again and again.
+
+    For one row of ``layer_norm`` reading and checking it anew took 75 us, more than all else together.
+    """
+
+    def __init__(self, plan: Callable[[InferenceRequest], Plan]) -> None:
+        self.fresh = plan
+        self._known: dict[tuple[bytes, int], Plan] = {}
+
+    def of(self, body: bytes | bytearray, length: int | None) -> tuple[Plan, memoryview]:
+        """The plan, and the bytes behind the JSON, of which there are ``length``; None: it is all JSON.
+
+        Raises InvalidInputError and TooManyRowsError.
+        """
+        if length is None:
+            return self.fresh(parse(body, None)), memoryview(b"")
+        binary = memoryview(body)[length:]
+        if length > KNOWN_BYTES:
+            return self.fresh(parse(body, length)), binary
+        key = bytes(body[:length]), len(body)
+        plan = self._known.get(key)
+        if plan is None:
+            plan = self.fresh(parse(body, length))
+            if len(self._known) >= KNOWN_HEADERS:
+                self._known.clear()  # large bodies are read in threads, and this is safe in any
+            self._known[key] = plan
+        return plan, binary
 
 
 class Served(Protocol):
@@ -37,8 +72,12 @@ class Served(Protocol):
     def metrics(self) -> ModelMetrics:
         """Its counters."""
 
-    def decode(self, request: InferenceRequest) -> Call:
-        """Check a request. Raises InvalidInputError and TooManyRowsError."""
+    @property
+    def plans(self) -> Plans:
+        """What requests ask of it."""
+
+    def run(self, plan: Any, inputs: Any) -> Awaitable[Arrays]:
+        """All outputs, for what one of its plans has read."""
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """The answer of GET /v2/models/{name}."""

@@ -1,18 +1,31 @@
 """A trained model that answers."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from service import codec
 from service.batcher import Batcher
-from service.manifest import Certificate, Manifest
+from service.manifest import Certificate, InputTensor, Manifest
 from service.metrics import ModelMetrics
 from service.model_config import model_config
-from service.protocol import InferenceRequest, ModelMetadata
+from service.protocol import Arrays, InferenceRequest, ModelMetadata, RequestInput
 from service.runtime import OnnxModel
-from service.served import Call
+from service.served import Plans
 from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A request to a model; its inputs are read into arrays by name."""
+
+    wanted: codec.Wanted
+    inputs: list[tuple[RequestInput, InputTensor]]
+
+    def read(self, binary: memoryview) -> Arrays:
+        """The inputs. Raises InvalidInputError."""
+        return codec.decode(self.inputs, binary)
 
 
 @dataclass(frozen=True)
@@ -37,10 +50,19 @@ class ServedModel:
         """The manifest's version."""
         return self.manifest.version
 
-    def decode(self, request: InferenceRequest) -> Call:
-        """Check the inputs against the manifest. Raises InvalidInputError and TooManyRowsError."""
+    @cached_property
+    def plans(self) -> Plans:
+        """What requests ask of it."""
+        return Plans(self.plan)
+
+    def plan(self, request: InferenceRequest) -> ModelPlan:
+        """Check a request against the manifest. Raises InvalidInputError and TooManyRowsError."""
         wanted = codec.wanted(request, self.name, self.manifest.outputs)
-        return Call(wanted, partial(self.batcher.submit, codec.decode(request, self.manifest)))
+        return ModelPlan(wanted, codec.inputs_of(request, self.manifest))
+
+    def run(self, _plan: ModelPlan, inputs: Arrays) -> Awaitable[Arrays]:
+        """All outputs, when a batch with these inputs has run. Raises what :meth:`Batcher.submit` raises."""
+        return self.batcher.submit(inputs)
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """Inputs and outputs as the manifest has them."""

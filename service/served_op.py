@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from time import perf_counter
 from typing import Any
@@ -13,9 +15,9 @@ from service.errors import InferenceError, InvalidInputError, ServiceError, show
 from service.manifest import Certificate, OutputTensor
 from service.metrics import ModelMetrics
 from service.op_runtime import Operator, cost
-from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Operation, Task
-from service.protocol import Array, Arrays, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
-from service.served import Call
+from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Layout, Operation, Task
+from service.protocol import DATATYPES, Arrays, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
+from service.served import Plans
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,21 @@ INLINE_COST = 2**16
 # Parameters of the protocol, which say nothing of what is to be computed. Any other that the operation does not know is
 # refused: a misspelt eps would be a wrong answer.
 PROTOCOL_PARAMETERS = frozenset({"binary_data_output", "nonfinite", "priority", "timeout", "headers"})
+
+
+@dataclass(frozen=True)
+class OpPlan:
+    """A request to an operation; its tensors are read into a task."""
+
+    wanted: codec.Wanted
+    inputs: list[RequestInput]
+    layout: Layout
+    compute: Callable[[Task], Arrays]
+    is_small: bool
+
+    def read(self, binary: memoryview) -> Task:
+        """What is to be computed. Raises InvalidInputError."""
+        return self.layout.task({tensor.name: codec.array_of(tensor, binary) for tensor in self.inputs})
 
 
 class ServedOp:
@@ -47,6 +64,7 @@ class ServedOp:
         self.name = operation.name
         self.certificate = certificate
         self.metrics = metrics
+        self.plans = Plans(self.plan)
         self._operator = operator
         # Threads of its own: a slow operation must not hold up a fast one.
         self._threads = ThreadPoolExecutor(instances, thread_name_prefix=self.name)
@@ -64,7 +82,7 @@ class ServedOp:
         )
         self._batcher.start()
 
-    def decode(self, request: InferenceRequest) -> Call:
+    def plan(self, request: InferenceRequest) -> OpPlan:
         """Check inputs and parameters. Raises InvalidInputError."""
         if request.raw is not None:
             raise InvalidInputError(
@@ -83,25 +101,29 @@ class ServedOp:
         parameters = self.operation.checked(
             {name: value for name, value in request.parameters.items() if name not in PROTOCOL_PARAMETERS}
         )
-        inputs = {name: _tensor(tensor, sent["x"].datatype) for name, tensor in sent.items()}
+        for tensor in request.inputs:
+            _check_input(tensor, sent["x"].datatype)
         outputs = _outputs(sent["x"].datatype, training=bool(parameters.get("training")))
         if not parameters.get("training"):
             for output in request.outputs or ():
                 if output.name in self.operation.more_inputs:
                     raise InvalidInputError(f"output {output.name} is there only with the parameter training: true")
         wanted = codec.wanted(request, self.name, outputs)
-        return Call(wanted, partial(self.run, self.operation.task(inputs, parameters)))
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in request.inputs}
+        layout, dtype = self.operation.layout(shapes, parameters), DATATYPES[sent["x"].datatype]
+        is_small = cost(layout, dtype) <= INLINE_COST
+        return OpPlan(wanted, request.inputs, layout, self._operator.computation(layout, dtype), is_small)
 
-    async def run(self, task: Task) -> Arrays:
+    async def run(self, plan: OpPlan, task: Task) -> Arrays:
         """All outputs. A small request runs here and now, a large one in a thread, so that nobody waits for it.
 
         Raises OverflowingInputError, QueueFullError, ModelNotReadyError, InferenceError.
         """
-        if cost(task) > INLINE_COST:
-            return await self._batcher.submit(task)
+        if not plan.is_small:
+            return await self._batcher.submit(partial(plan.compute, task))
         started = perf_counter()
         try:
-            outputs = self._operator.run(task)
+            outputs = plan.compute(task)
         except ServiceError:
             raise
         except Exception as error:
@@ -110,8 +132,8 @@ class ServedOp:
         self.metrics.observe_batch(1, [0.0], perf_counter() - started)
         return outputs
 
-    async def _run_in_thread(self, task: Task) -> Arrays:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._operator.run, task)
+    async def _run_in_thread(self, compute: Callable[[], Arrays]) -> Arrays:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, compute)
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """Inputs and outputs of any shape, and the parameters; x and all others may be any one of ``datatypes``."""
@@ -181,8 +203,8 @@ def _outputs(datatype: str, *, training: bool) -> list[OutputTensor]:
     return found + [OutputTensor(name=name, datatype=computed, shape=[-1], on_request=True) for name in STATISTICS]
 
 
-def _tensor(sent: RequestInput, datatype: str) -> Array:
-    """An input of x's datatype, with up to eight sizes from 1."""
+def _check_input(sent: RequestInput, datatype: str) -> None:
+    """It is of x's datatype, with up to eight sizes from 1."""
     if sent.datatype not in DATATYPES_TAKEN:
         raise InvalidInputError(
             f"input {sent.name} has datatype {shown(sent.datatype)}, it must be one of {', '.join(DATATYPES_TAKEN)}"
@@ -193,4 +215,4 @@ def _tensor(sent: RequestInput, datatype: str) -> Array:
         raise InvalidInputError(f"input {sent.name} has {len(sent.shape)} sizes, it must have 1 to {MAX_RANK}")
     if min(sent.shape) < 1:
         raise InvalidInputError(f"input {sent.name} has shape {sent.shape}, each size must be at least 1")
-    return codec.array_of(sent)
+    codec.check_data(sent)

@@ -1,6 +1,6 @@
 """A response of several parts, which goes out without being joined when it is large."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -9,22 +9,30 @@ CHUNK_BYTES = 2**18  # at once to the socket; the loop is free between two of th
 
 
 class TensorResponse(Response):
-    """JSON and the tensors behind it, as they lie in memory."""
+    """JSON and the tensors behind it, as they lie in memory.
 
-    def __init__(self, parts: Sequence[bytes | memoryview], media_type: str, headers: dict[str, str]) -> None:
+    Its headers are written by hand: Starlette's own way of making them takes 6 us, an eighth of a small request.
+    """
+
+    def __init__(
+        self, parts: Sequence[bytes | memoryview], media_type: bytes, headers: Mapping[bytes, bytes] | None = None
+    ) -> None:
+        """headers: beyond type and length, by their lower-case name."""
         size = sum(map(len, parts))
-        self._parts = [] if size <= CHUNK_BYTES else parts
-        if self._parts:
-            super().__init__(media_type=media_type, headers={**headers, "content-length": str(size)})
-        else:
-            super().__init__(b"".join(parts), media_type=media_type, headers=headers)
+        self.status_code, self.background = 200, None
+        self.raw_headers = [
+            (b"content-type", media_type),
+            (b"content-length", b"%d" % size),
+            *(headers or {}).items(),
+        ]
+        self._parts = parts if size > CHUNK_BYTES else [b"".join(parts)]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send the head, then each part in chunks."""
-        if not self._parts:
-            await super().__call__(scope, receive, send)
-            return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if len(self._parts) == 1 and len(self._parts[0]) <= CHUNK_BYTES:
+            await send({"type": "http.response.body", "body": self._parts[0]})
+            return
         for part in self._parts:
             for start in range(0, len(part), CHUNK_BYTES):
                 body = part[start : start + CHUNK_BYTES]

@@ -224,7 +224,7 @@ def work(body: bytes, x: np.ndarray) -> float:
     started = perf_counter()
     if body.endswith(b"}"):
         json.loads(body)
-    OPERATOR.run(OPERATIONS["layer_norm"].task({"x": x}, OPERATIONS["layer_norm"].checked({})))
+    OPERATOR.run(OPERATIONS["layer_norm"].task({"x": x}, {}))
     return perf_counter() - started
 
 

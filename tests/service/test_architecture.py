@@ -24,14 +24,14 @@ FORBIDDEN = {
 }
 # Lower layers first; a module imports only what stands before it.
 SERVICE_LAYERS = [
-    {"version", "protocol", "errors", "settings", "cores", "tensor_response"},
-    {"manifest", "off_the_loop", "json_numbers"},
+    {"version", "protocol", "errors", "settings", "cores", "tensor_response", "counters"},
+    {"manifest", "off_the_loop", "json_numbers", "json_document"},
     {"artifact", "certificate", "request", "metrics", "body", "openapi", "model_config", "handlers", "http_protocol"},
     {"codec", "runtime", "batcher", "statistics", "ops"},
     {"op_runtime", "served", "op_bodies"},
     {"served_model", "served_op"},
     {"repository"},
-    {"routes", "op_routes"},
+    {"routes", "op_routes", "infer"},
     {"app"},
     {"__main__"},
 ]

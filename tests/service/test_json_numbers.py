@@ -10,10 +10,11 @@ import pytest
 from service import codec
 from service.errors import InvalidInputError
 from service.json_numbers import PIECE_BYTES, cut_out, read, written
-from service.off_the_loop import JSON_COSTS, LARGE_BYTES
+from service.off_the_loop import LARGE_BYTES, SIMD_JSON_COSTS
 from service.protocol import JsonNumbers
 from service.request import parse
 
+NO_BINARY = memoryview(b"")
 ROWS = 3000  # of 20: some hundred kilobytes of text
 X = np.random.default_rng(0).standard_normal((ROWS, 20))
 
@@ -21,7 +22,7 @@ X = np.random.default_rng(0).standard_normal((ROWS, 20))
 def body_of(data: Any, shape: tuple[int, ...] = X.shape, datatype: str = "FP64", **more: Any) -> bytes:
     tensor = {"name": "x", "datatype": datatype, "shape": list(shape), "data": data}
     text = json.dumps({"id": 'say "data": [1, 2]', "inputs": [tensor], **more}).encode()
-    assert JSON_COSTS * len(text) > LARGE_BYTES
+    assert SIMD_JSON_COSTS * len(text) > LARGE_BYTES
     return text
 
 
@@ -29,7 +30,7 @@ def array_of(body: bytes) -> np.ndarray:
     (sent,) = parse(body, None).inputs
     assert isinstance(sent.data, JsonNumbers)
     assert len(sent.data.cuts) > 2  # more than one piece
-    return codec.array_of(sent)
+    return codec.array_of(sent, NO_BINARY)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +88,13 @@ def spoilt(change: Any) -> Any:
 )
 def test_what_is_wrong_in_a_large_tensor_is_said_as_in_a_small_one(body: bytes, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
-        codec.array_of(parse(body, None).inputs[0])
+        codec.array_of(parse(body, None).inputs[0], NO_BINARY)
 
 
 def test_a_text_among_the_numbers_is_left_to_the_ordinary_way() -> None:
     data = [*X.ravel().tolist(), '"data": [']
     with pytest.raises(InvalidInputError, match=r"x has '\"data\": \[' at position 60000"):
-        codec.array_of(parse(body_of(data, (60_001,)), None).inputs[0])
+        codec.array_of(parse(body_of(data, (60_001,)), None).inputs[0], NO_BINARY)
 
 
 def test_a_client_cannot_name_what_was_cut_out() -> None:

@@ -57,7 +57,7 @@ def test_statistics_add_up_to_what_was_observed() -> None:
     model.observe_batch(4, [0.25], 0.375)
     model.observe_batch(1, [0.0], 0.5)
     other.observe_batch(64, [1.0], 1.0)
-    with model.codec("decode"):
+    with model.decoding():
         pass
     stats = model_statistics(metrics, [("m", "1"), ("never", "1")])["model_stats"]
     assert (stats[0]["inference_count"], stats[0]["execution_count"]) == (9, 3)
@@ -73,7 +73,7 @@ def test_statistics_add_up_to_what_was_observed() -> None:
 
 def test_input_that_could_not_be_decoded_is_not_counted_as_decoded() -> None:
     metrics = Metrics()
-    with pytest.raises(InvalidInputError), metrics.of_model("m", "1").codec("decode"):
+    with pytest.raises(InvalidInputError), metrics.of_model("m", "1").decoding():
         raise InvalidInputError("bad")
     stats = model_statistics(metrics, [("m", "1")])["model_stats"][0]
     assert stats["inference_stats"]["compute_input"] == {"count": 0, "ns": 0}

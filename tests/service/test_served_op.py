@@ -1,7 +1,9 @@
 """Where an operation runs: small requests at once, large ones in a thread that the event loop does not wait for."""
 
 import asyncio
+import json
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from service.errors import InferenceError, OverflowingInputError, QueueFullError
 from service.manifest import Certificate
 from service.metrics import Metrics
 from service.op_runtime import Operator, cost
-from service.ops import OPERATIONS, Task
+from service.ops import OPERATIONS, Layout, Task
 from service.protocol import Arrays
 from service.served_op import INLINE_COST, ServedOp
 from service.settings import Settings
@@ -25,10 +27,13 @@ class HeldOperator(Operator):
     def __init__(self) -> None:
         self.begun, self.release, self.threads = threading.Event(), threading.Event(), list[int]()
 
+    def computation(self, layout: Layout, dtype: Any) -> Callable[[Task], Arrays]:
+        return self.run
+
     def run(self, task: Task) -> Arrays:
         self.threads.append(threading.get_ident())
         self.begun.set()
-        if cost(task) > INLINE_COST:
+        if cost(task.layout, task.x.dtype) > INLINE_COST:
             assert self.release.wait(20)
         return {"y": task.x}
 
@@ -39,17 +44,20 @@ def served(operator: Operator, **settings: Any) -> ServedOp:
     return ServedOp(OPERATIONS["layer_norm"], operator, certificate, metrics, Settings(**settings), instances=1)
 
 
-def task(x: np.ndarray) -> Task:
-    operation = OPERATIONS["layer_norm"]
-    return operation.task({"x": x}, operation.checked({}))
+def asked(op: ServedOp, x: np.ndarray) -> Awaitable[Arrays]:
+    """The answer to a request that holds x as binary."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": x.shape, "parameters": {"binary_data_size": x.nbytes}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    plan, binary = op.plans.of(header + x.tobytes(), len(header))
+    return op.run(plan, plan.read(binary))
 
 
 async def test_a_small_request_is_answered_while_a_large_one_runs() -> None:
     operator = HeldOperator()
     op = served(operator)
-    large = asyncio.create_task(op.run(task(LARGE)))
+    large = asyncio.create_task(asked(op, LARGE))
     await asyncio.to_thread(operator.begun.wait)  # the loop is free: the large one waits in its own thread
-    assert (await op.run(task(SMALL)))["y"].shape == (1, 1, 768)
+    assert (await asked(op, SMALL))["y"].shape == (1, 1, 768)
     assert not large.done()
     operator.release.set()
     assert (await large)["y"].shape == (200, 1, 768)
@@ -61,12 +69,12 @@ async def test_a_small_request_is_answered_while_a_large_one_runs() -> None:
 async def test_large_requests_beyond_the_queue_are_refused_at_once() -> None:
     operator = HeldOperator()
     op = served(operator, max_queue_size=1)
-    running = asyncio.create_task(op.run(task(LARGE)))
+    running = asyncio.create_task(asked(op, LARGE))
     await asyncio.to_thread(operator.begun.wait)
-    waiting = asyncio.create_task(op.run(task(LARGE)))
+    waiting = asyncio.create_task(asked(op, LARGE))
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError):
-        await op.run(task(LARGE))
+        await asked(op, LARGE)
     operator.release.set()
     await asyncio.gather(running, waiting)
     await op.close()
@@ -77,6 +85,9 @@ class FailingOperator(Operator):
 
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+    def computation(self, layout: Layout, dtype: Any) -> Callable[[Task], Arrays]:
+        return self.run
 
     def run(self, task: Task) -> Arrays:
         raise self.error
@@ -95,7 +106,7 @@ async def test_what_the_input_is_to_blame_for_is_said_and_the_rest_is_for_the_lo
 ) -> None:
     op = served(FailingOperator(error))
     with pytest.raises(seen, match=words) as caught:
-        await op.run(task(x))
+        await asked(op, x)
     assert "secret" not in str(caught.value)
     assert ("secret" in caplog.text) == (seen is InferenceError)
     await op.close()
@@ -108,4 +119,5 @@ async def test_what_the_input_is_to_blame_for_is_said_and_the_rest_is_for_the_lo
 def test_what_is_done_at_once_is_small_in_work_not_only_in_bytes(
     shape: tuple[int, ...], dtype: str, inline: bool
 ) -> None:
-    assert (cost(task(np.zeros(shape, dtype))) <= INLINE_COST) is inline
+    layout = OPERATIONS["layer_norm"].task({"x": np.zeros(shape, dtype)}, {}).layout
+    assert (cost(layout, np.dtype(dtype)) <= INLINE_COST) is inline

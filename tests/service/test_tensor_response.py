@@ -31,7 +31,7 @@ async def messages(response: TensorResponse) -> list[dict[str, Any]]:
     ids=["json", "binary", "just small", "large"],
 )
 async def test_small_ones_go_out_at_once_and_large_ones_in_chunks(parts: list[Any], bodies: list[int]) -> None:
-    start, *rest = await messages(TensorResponse(parts, "application/octet-stream", {"x-more": "1"}))
+    start, *rest = await messages(TensorResponse(parts, b"application/octet-stream", {b"x-more": b"1"}))
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     assert headers["content-length"] == str(sum(map(len, parts)))
     assert headers["content-type"] == "application/octet-stream"
