@@ -1,0 +1,92 @@
+"""A server as a process of its own: started, waited for, measured, and ended with all its children."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import psutil
+
+START_SECONDS, STOP_SECONDS = 120, 20
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that answers."""
+
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it and its children have used so far."""
+        used = 0.0
+        for process in (self.process, *self.process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return used
+
+    def resident_bytes(self) -> int:
+        """Memory that is its own, its children's included."""
+        used = 0
+        for process in (self.process, *self.process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                used += process.memory_info().rss
+        return used
+
+
+@contextmanager
+def running(command: Sequence[str | Path], ready: str, **environment: str) -> Iterator[Server]:
+    """``command`` as a group of processes, once ``ready`` answers 200. Raises RuntimeError when it never does."""
+    started = subprocess.Popen(  # noqa: S603
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+    )
+    try:
+        _wait(started, ready)
+        yield Server(psutil.Process(started.pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+
+
+@contextmanager
+def normserve(port: int, **settings: str) -> Iterator[Server]:
+    """The service on ``port``, with these settings."""
+    environment = {f"NORMSERVE_{name.upper()}": value for name, value in {"port": str(port), **settings}.items()}
+    with running([sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/v2/health/ready", **environment) as ours:
+        yield ours
+
+
+@contextmanager
+def asgi(app: str, port: int) -> Iterator[Server]:
+    """An ASGI application under uvicorn as the service runs it: uvloop, httptools, no access log."""
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    with running(command, f"http://127.0.0.1:{port}/ready") as theirs:
+        yield theirs
+
+
+def _wait(process: subprocess.Popen[bytes], ready: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode} before {ready} answered")
+        try:
+            with urlopen(ready):  # noqa: S310  # our own address
+                return
+        except HTTPError as error:
+            error.close()
+        except OSError:
+            pass
+        time.sleep(0.02)
+    raise RuntimeError(f"{ready} did not answer within {START_SECONDS} s")
