@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test format export experiments clean
+.PHONY: help serve test format export experiments load clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -10,6 +10,7 @@ help:
 	@echo 'make format       format the code and mend what lint can mend'
 	@echo 'make export       export every artifact again from its checkpoint, and the graphs of the operations'
 	@echo 'make experiments  train the models again and redraw the figures (QUICK=1: a small version, in minutes)'
+	@echo 'make load         load-test a running server of your own: URL= MODEL= USERS= SECONDS=; all settings: docs/load-testing.md'
 	@echo 'make clean        remove what was built'
 
 serve: .venv/service-installed
@@ -31,6 +32,24 @@ export: .venv/everything-installed
 experiments: .venv/everything-installed
 	.venv/bin/python -m experiments $(if $(QUICK),--quick)
 
+# Set here and not with ?=, so that a MODEL or a URL of the environment, meant for something else, is not loaded.
+load: URL = http://127.0.0.1:8000
+load: MODEL = ln-mlp-digits
+load: USERS = 16
+load: SECONDS = 10
+load: REPORT = build/load/$(MODEL).html
+load: BATCH =
+load: LENGTH =
+load: RATE =
+load: FORMAT =
+load: CHECK =
+load: PARAMETERS =
+load: .venv/bench-installed
+	@.venv/bin/python -m locust --locustfile bench/locustfile.py --headless --only-summary --loglevel WARNING --stop-timeout 30 \
+		--host '$(URL)' --model '$(MODEL)' --users '$(USERS)' --run-time '$(SECONDS)' --html '$(REPORT)' \
+		$(if $(BATCH),--batch '$(BATCH)') $(if $(LENGTH),--length '$(LENGTH)') $(if $(RATE),--rate '$(RATE)') \
+		$(if $(FORMAT),--format '$(FORMAT)') $(if $(CHECK),--check '$(CHECK)') $(if $(PARAMETERS),--parameters '$(PARAMETERS)')
+
 clean:
 	rm -rf .venv build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
@@ -45,5 +64,10 @@ clean:
 
 .venv/everything-installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'installing everything, torch too, into .venv'
-	$(PIP) install --constraint constraints.txt --editable '.[cpu,export,experiments,dev]'
-	touch $@ .venv/service-installed
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,export,experiments,bench,dev]'
+	touch $@ .venv/service-installed .venv/bench-installed
+
+.venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'installing what load tests need into .venv'
+	$(PIP) install --constraint constraints.txt --editable '.[bench]'
+	touch $@
