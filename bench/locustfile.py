@@ -1,6 +1,7 @@
 """``make load``: Locust against one model of any server of the Open Inference Protocol v2 (docs/load-testing.md)."""
 
 import logging
+import signal
 import sys
 import time
 from array import array
@@ -8,6 +9,7 @@ from collections import Counter
 from itertools import count
 from typing import Any
 
+import gevent
 import numpy as np
 from locust import FastHttpUser, events, stats, task
 from locust.env import Environment
@@ -35,8 +37,9 @@ class Figures:
         self.began, self.cpu_s = time.perf_counter(), -time.process_time()
 
     def stop(self) -> None:
-        """Once the last answer is there."""
-        self.ended, self.cpu_s = time.perf_counter(), self.cpu_s + time.process_time()
+        """Once the last answer is there; later calls change nothing."""
+        if not self.ended:
+            self.ended, self.cpu_s = time.perf_counter(), self.cpu_s + time.process_time()
 
     def add(self, response_time: float, exception: BaseException | None) -> None:
         """Of the times only those of good answers: a quick 429 must not make the median better."""
@@ -108,6 +111,11 @@ def prepare(environment: Environment, **_: Any) -> None:
         InferenceUser.delay_s = 1 / settings.rate
     stats.HISTORY_STATS_INTERVAL_SEC = 1  # the page's curves have a point every 5 s else: two of a run of ten
     logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)  # summarise() is shorter
+    runner = environment.runner
+    if (
+        runner is not None
+    ):  # Ctrl-C ends the load early, with its figures; Locust would raise it inside some user's request
+        gevent.signal_handler(signal.SIGINT, runner.quit)
     figures = Figures()
     environment.events.test_start.add_listener(lambda **_: figures.start())
     environment.events.test_stop.add_listener(lambda **_: figures.stop())
@@ -120,6 +128,7 @@ def prepare(environment: Environment, **_: Any) -> None:
 
 def summarise(environment: Environment, settings: LoadSettings, figures: Figures) -> None:
     """The figures, what failed, and what makes the figures mean less than they seem to."""
+    figures.stop()  # after a SIGTERM Locust quits without stopping
     answered, failed, seconds = len(figures.times_ms), figures.failures.total(), figures.ended - figures.began
     if not answered and not failed:
         environment.process_exit_code = 1

@@ -6,6 +6,7 @@ Locust runs as a process: what it does to sockets and sleep must not reach the t
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, pairwise
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -28,15 +29,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def make_load(report: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """The command that make would run, by the interpreter of the tests instead of that of .venv."""
+    """What the command that make would run says, and how it ends."""
+    command = command_of_make(report, **settings)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def command_of_make(report: Path, **settings: object) -> list[str]:
+    """By the interpreter of the tests instead of that of .venv."""
     given = [f"{name}={value}" for name, value in (settings | {"REPORT": report}).items()]
     # --old-file: make is not to install, whether or not this checkout has a .venv
     asked = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/bench-installed", "load", *given]
     command = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     python = ".venv/bin/python "
     assert command.startswith(python), command
-    command = f"{shlex.quote(sys.executable)} {command.removeprefix(python)}"
-    return subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return [sys.executable, *shlex.split(command.removeprefix(python).replace("\\\n", ""))]
 
 
 def good_answers(output: str) -> int:
@@ -96,6 +102,24 @@ def test_a_rate_that_the_server_cannot_keep_up_with_is_said(address: str, tmp_pa
     done = make_load(tmp_path / "load.html", URL=address, USERS=1, SECONDS=1, RATE=1_000_000)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RATE=1e+06 was not reached" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+def test_a_load_that_is_ended_early_gives_the_figures_so_far(address: str, tmp_path: Path, number: int) -> None:
+    command = command_of_make(tmp_path / "load.html", URL=address, USERS=2, SECONDS=100)
+    before = requests_counted(address, "ln-mlp-digits")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = monotonic() + 30
+        while requests_counted(address, "ln-mlp-digits") < before + 20:  # more than are sent before the load
+            assert monotonic() < deadline
+            sleep(0.02)
+        running.send_signal(number)
+        output, errors = running.communicate(timeout=30)
+    assert errors == ""
+    assert good_answers(output) > 0
+    seconds = re.search(r"good answers in ([\d.]+) s", output)
+    assert seconds
+    assert 0 < float(seconds[1]) < 30
 
 
 def test_an_unknown_model_is_refused_with_the_models_there_are(address: str, tmp_path: Path) -> None:
