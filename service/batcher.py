@@ -2,6 +2,10 @@
 
 It knows arrays and rows, neither HTTP nor ONNX. Waiting costs nothing while the model is idle: a request that finds a
 free instance runs at once, and only what has queued up behind busy instances is merged.
+
+Clients that wait for their answer before they ask again come back just after their batch, one after the other. The
+first would run alone; so an instance that has just answered some rows waits for as many, for a moment that is short
+beside the run itself (docs/decisions/0002).
 """
 
 import asyncio
@@ -22,6 +26,8 @@ from service.protocol import Arrays
 logger = logging.getLogger(__name__)
 
 AsyncRun = Callable[[Any], Awaitable[Arrays]]
+
+GATHERING = 0.05  # of the last run's time
 
 
 class BatchObserver(Protocol):
@@ -87,7 +93,9 @@ class Batcher:
         self._max_queue_delay_s = max_queue_delay_ms / 1000
         self._max_queue_size = max_queue_size
         self._queue: deque[_Pending] = deque()
-        self._arrived = asyncio.Event()  # the queue has grown
+        self._queued_rows = 0
+        self._enough_rows = 1  # queued, to look at the queue again
+        self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
@@ -99,7 +107,7 @@ class Batcher:
     async def close(self) -> None:
         """Refuse what comes, finish what is queued, then end."""
         self._closing = True
-        self._arrived.set()
+        self._look.set()
         await asyncio.gather(*self._workers)
 
     async def __aenter__(self) -> Self:
@@ -130,46 +138,62 @@ class Batcher:
             future=asyncio.get_running_loop().create_future(),
         )
         self._queue.append(pending)
-        self._arrived.set()
+        self._queued_rows += pending.rows
+        if self._queued_rows >= self._enough_rows:
+            self._look.set()
         self._observer.pending_changed(+1)
         try:
             return await pending.future
         except asyncio.CancelledError:
             with suppress(ValueError):  # it has been taken into a batch already
                 self._queue.remove(pending)  # a caller that left must not keep others out of the queue
+                self._queued_rows -= pending.rows
             raise
         finally:
             self._observer.pending_changed(-1)
 
     async def _work(self) -> None:
         """One instance: form a batch, run it, again, until closed and empty."""
+        answered, gathers_until = 0, 0.0
         while True:
             async with self._forming:
-                batch = await self._form()
+                batch = await self._form(answered, gathers_until)
             if not batch:
                 return
+            answered, started = sum(pending.rows for pending in batch), perf_counter()
             await self._execute(batch)
+            gathers_until = perf_counter() + GATHERING * (perf_counter() - started)
             del batch  # or an idle instance would keep the last batch's arrays alive
 
-    async def _form(self) -> list[_Pending]:
-        """The next batch, waiting for one; empty when there is nothing left to wait for."""
+    async def _form(self, answered: int, gathers_until: float) -> list[_Pending]:
+        """The next batch, waiting for one; empty when there is nothing left to wait for.
+
+        ``answered`` rows have just been answered; until then, as many are worth waiting for.
+        """
         while True:
             if self._queue:
-                remaining = self._queue[0].queued_at + self._max_queue_delay_s - perf_counter()
-                if remaining <= 0 or self._closing or self._rows_like_the_first() >= self._max_batch_size:
+                rows, now = self._rows_like_the_first(), perf_counter()
+                delayed_until = self._queue[0].queued_at + self._max_queue_delay_s
+                waits_until = delayed_until if rows >= answered else max(delayed_until, gathers_until)
+                if now >= waits_until or self._closing or rows >= self._max_batch_size:
                     if batch := self._take():
                         return batch
                     continue
+                enough = self._max_batch_size if now < delayed_until else answered
+                await self._wait(enough, waits_until - now)
             elif self._closing:
                 return []
             else:
-                remaining = None
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(remaining):
-                    await self._arrived.wait()
-            except TimeoutError:
-                pass
+                await self._wait(1, None)
+
+    async def _wait(self, enough_rows: int, seconds: float | None) -> None:
+        """Until so many rows are queued, of whatever kind, or so long; or the batcher is being closed."""
+        self._enough_rows = max(enough_rows, self._queued_rows + 1)
+        self._look.clear()
+        timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._look.set)
+        await self._look.wait()
+        if timer is not None:
+            timer.cancel()
 
     def _rows_like_the_first(self) -> int:
         """Rows that could share a run with the oldest request."""
@@ -186,6 +210,7 @@ class Batcher:
         while self._queue:
             pending = self._queue.popleft()
             if pending.future.done():
+                self._queued_rows -= pending.rows
                 continue
             if batch and pending.signature != batch[0].signature:
                 left.append(pending)
@@ -196,6 +221,7 @@ class Batcher:
                 batch.append(pending)
                 rows += pending.rows
         self._queue.extendleft(reversed(left))
+        self._queued_rows -= rows
         return batch
 
     async def _execute(self, batch: list[_Pending]) -> None:
