@@ -75,6 +75,35 @@ def test_a_thread_count_that_changes_a_bit_is_found_out(manifest_of: ManifestOf)
     assert holds(here)["torch_onnx_parity"] is True
 
 
+def test_a_thread_count_that_changes_a_bit_of_a_row_alone_only_is_found_out(manifest_of: ManifestOf) -> None:
+    def other(inputs: Arrays) -> Arrays:
+        return centred_on_its_batch(inputs) if len(inputs["x"]) == 1 else doubled(inputs)
+
+    here = certificate.recheck(with_probe(manifest_of(), doubled), {1: doubled, 2: other})
+    assert holds(here)["thread_invariant"] is False
+
+
+def test_every_claim_says_what_it_was_measured_on(manifest_of: ManifestOf) -> None:
+    exported = [
+        Claim(claim=name, holds=True, measured={}, how="by torch", checked="export")
+        for name in ("train_eval_identical", "metric_preserved", "thread_invariant")
+    ]
+    manifest = with_probe(
+        manifest_of(certificate={"model_name": "m", "model_version": "1", "claims": exported}), doubled
+    )
+
+    def said(**changes: str) -> dict[str, str]:
+        here = certificate.recheck(manifest, {1: doubled, 2: doubled}, **changes)
+        return {claim.claim: claim.how for claim in here.claims}
+
+    assert said()["metric_preserved"] == "by torch"
+    assert said()["thread_invariant"].endswith("; on cpu, fp32")
+    elsewhere = said(measured_on="openvino, bf16")
+    assert elsewhere["thread_invariant"].endswith("; on openvino, bf16")
+    assert elsewhere["metric_preserved"] == "by torch; on cpu, fp32, not measured on openvino, bf16"
+    assert elsewhere["train_eval_identical"] == "by torch"
+
+
 def test_an_optional_input_that_is_left_out_is_zeros_of_the_first_ones_rows(manifest_of: ManifestOf) -> None:
     tensor = {"datatype": "FP32", "shape": [-1, 3]}
     state = {"name": "h", "datatype": "FP64", "shape": [-1, 2], "optional": True}
