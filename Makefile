@@ -64,7 +64,7 @@ clean:
 
 .venv/everything-installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'installing everything, torch too, into .venv'
-	$(PIP) install --constraint constraints.txt --editable '.[cpu,export,experiments,bench,dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,openvino,export,experiments,bench,dev]'
 	touch $@ .venv/service-installed .venv/bench-installed
 
 .venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python
