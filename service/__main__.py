@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.app import create_app
 from service.http_protocol import JsonErrors
-from service.settings import Settings, read_settings, said_of
+from service.settings import SettingError, Settings, read_settings, said_of
 
 logger = logging.getLogger("service")
 
@@ -19,7 +19,7 @@ GRACE_SECONDS = 30  # for requests in flight; a client that stalls must not keep
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve; 0 after SIGTERM or Ctrl-C, 2 when a setting is wrong."""
+    """Serve; 0 after SIGTERM or Ctrl-C, 2 when a setting is wrong or asks for what this machine has not."""
     try:
         settings = read_settings(arguments)
     except ValidationError as error:
@@ -29,16 +29,21 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
+    try:
+        server = server_of(settings)
+    except SettingError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # uvicorn ends by raising the signal it was stopped by once more, which would make an orderly end exit non-zero.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server_of(settings).run()
+    server.run()
     return 0
 
 
 def server_of(settings: Settings) -> uvicorn.Server:
-    """The server that will listen where the settings say."""
+    """The server that will listen where the settings say. Raises SettingError (see ``create_app``)."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(settings),

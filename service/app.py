@@ -14,6 +14,7 @@ from service.infer import INFER_PATHS, Infer, leads_to_infer
 from service.metrics import Metrics
 from service.op_routes import op_router
 from service.openapi import use_own_openapi
+from service.provider import provider_of
 from service.repository import ModelRepository
 from service.routes import router
 from service.settings import Settings
@@ -41,7 +42,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def create_app(settings: Settings) -> ASGIApp:
-    """The service for these settings; models load when it starts."""
+    """The service for these settings; models load when it starts.
+
+    Raises SettingError when the execution provider or the precision they ask for is not to be had here.
+    """
+    provider = provider_of(settings)
     app = FastAPIOffline(
         title="normserve",
         version=VERSION,
@@ -52,7 +57,7 @@ def create_app(settings: Settings) -> ASGIApp:
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
-    app.state.repository = ModelRepository(settings, app.state.metrics)
+    app.state.repository = ModelRepository(settings, app.state.metrics, provider)
     infer = Infer(app.state.repository, settings.max_body_bytes)
     for path in INFER_PATHS:  # what answers other methods
         app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))

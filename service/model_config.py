@@ -14,6 +14,8 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
         "version": manifest.version,
         "platform": manifest.platform,
         "backend": "onnxruntime",
+        "execution_provider": settings.execution_provider,
+        "precision": settings.precision,
         "max_batch_size": manifest.max_rows if batches else 0,
         "input": [_tensor(tensor, batches) for tensor in manifest.inputs],
         "output": [_tensor(tensor, batches) for tensor in manifest.outputs],

@@ -1,6 +1,7 @@
 """How the normalisation operations are run: which graph, in which datatype, a block of rows at a time.
 
-The graphs are made by ``export`` and ship with the service; docs/decisions/0006 says how they keep their accuracy.
+The graphs are made by ``export`` and ship with the service; docs/decisions/0006 says how they keep their accuracy. That
+rests on onnxruntime's CPU kernels, so they are computed by those whatever ``execution_provider`` the models have.
 """
 
 import itertools

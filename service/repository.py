@@ -16,6 +16,7 @@ from service.metrics import Metrics, ModelMetrics
 from service.op_runtime import Operator, recheck_operations
 from service.ops import OPERATIONS
 from service.protocol import ModelIndexEntry
+from service.provider import CPU, Provider
 from service.runtime import OnnxModel
 from service.served import Served
 from service.served_model import ServedModel
@@ -52,8 +53,9 @@ class Entry:
 class ModelRepository:
     """(name, version) -> what serves it. A request's name is looked up here; it never touches a path."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, provider: Provider) -> None:
         self._settings = settings
+        self._provider = provider
         self._metrics = metrics
         # All threads of a model together are no more than the cores.
         self._instances = settings.instances or max(1, available_cores() // settings.intra_op_threads)
@@ -87,6 +89,7 @@ class ModelRepository:
 
     async def load(self) -> None:
         """Try every model that was found; one that cannot be served says why and stands in nobody's way."""
+        logger.info("models are computed on %s, operations on cpu", self._provider)
         await self._load_operations()
         models = self._models()
         for entry in models:
@@ -115,7 +118,7 @@ class ModelRepository:
             return
         for name, entry in entries.items():
             measured = certificates[name]
-            if reason := self._broken(entry, measured.exported, measured.here):
+            if reason := self._broken(entry, measured.exported, measured.here, CPU):
                 entry.state, entry.reason = UNAVAILABLE, reason
                 logger.error("%s is not served: %s", name, reason)
                 continue
@@ -153,27 +156,35 @@ class ModelRepository:
         serving = self._settings.intra_op_threads
 
         def open_run(threads: int) -> Run:
-            session = certificate.open_session(artifact.graph, artifact.weights, threads)
+            session = certificate.open_session(
+                artifact.graph, artifact.weights, threads, self._provider.session_options
+            )
             return certificate.runner(session, artifact.manifest)
 
         runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, available_cores())})}
-        measured = certificate.recheck(artifact.manifest, runs, serving)
-        if reason := self._broken(entry, artifact.manifest.certificate, measured):
+        measured = certificate.recheck(
+            artifact.manifest,
+            runs,
+            serving,
+            measured_on=str(self._provider),
+            tolerance=self._provider.tolerance,
+        )
+        if reason := self._broken(entry, artifact.manifest.certificate, measured, self._provider):
             raise ArtifactError(reason)
         instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
         for run in instances[1:]:  # the first has run already
             certificate.warm_up(run, artifact.manifest)
         return artifact.manifest, measured, instances
 
-    def _broken(self, entry: Entry, exported: Certificate, here: Certificate) -> str:
-        """Why it is not served: a claim that held at export does not hold here, and the settings say enforce."""
+    def _broken(self, entry: Entry, exported: Certificate, here: Certificate, provider: Provider) -> str:
+        """Why it is not served: a claim that held at export does not hold here, and that is enforced."""
         broken = certificate.broken_claims(exported, here)
         for claim in broken:
             logger.warning("%s/%s: %s does not hold: %s", entry.name, entry.version, claim.claim, claim.measured)
-        if not broken or self._settings.certificate != "enforce":
+        if not broken or (self._settings.certificate or provider.certificate) != "enforce":
             return ""
         claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
-        return f"its certificate does not hold on this machine: {claims}"
+        return f"its certificate does not hold on this machine: {claims}; on {provider}"
 
     def _serve(self, entry: Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
         settings = self._settings

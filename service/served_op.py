@@ -161,6 +161,7 @@ class ServedOp:
             "version": VERSION,
             "platform": metadata.platform,
             "backend": "onnxruntime",
+            "execution_provider": "cpu",  # whatever the setting says: see op_runtime
             "max_batch_size": 0,
             "input": [
                 {

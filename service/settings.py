@@ -11,6 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "NORMSERVE_"
 
 
+class SettingError(ValueError):
+    """A setting asks for what this machine has not; the message is for whoever starts the service."""
+
+
 class Settings(BaseSettings):
     """Serve trained, layer-normalised models over HTTP (Open Inference Protocol v2)."""
 
@@ -27,10 +31,21 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model_repository: Path = Field(Path("artifacts"), description="Folder of models: <name>/<version>/manifest.json.")
-    certificate: Literal["enforce", "report"] = Field(
-        "enforce",
+    execution_provider: Literal["cpu", "openvino"] = Field(
+        "cpu",
+        description="What computes the models: onnxruntime's own kernels, or OpenVINO's, which the extra openvino "
+        "installs. The normalisation operations are always computed on cpu.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="What it computes in. bf16: faster, with an error of hundredths; only openvino has it, "
+        "and only on a processor with AMX-BF16 or AVX512-BF16.",
+    )
+    certificate: Literal["enforce", "report"] | None = Field(
+        None,
         description="What becomes of a model of which a claim that held at export does not hold here: "
-        "`enforce` refuses to serve it, `report` serves it and says so in its certificate.",
+        "`enforce` refuses to serve it, `report` serves it and says so in its certificate; "
+        "none given: `enforce`, with bf16 `report`.",
     )
     instances: int | None = Field(
         None,
@@ -84,5 +99,13 @@ def said_of(problem: Mapping[str, Any]) -> str:
     if name not in Settings.model_fields:
         return f"{name}: {problem['msg']}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    flag, variable = "--" + name.replace("_", "-"), PREFIX + name.upper()
-    return f"{flag} ({variable}) is {str(problem['input'])!r}: {message}"
+    return _said(name, problem["input"], message)
+
+
+def refused(name: str, value: object, message: str) -> SettingError:
+    """The error of a setting that is sound and cannot be had here, in the words of ``said_of``."""
+    return SettingError(_said(name, value, message))
+
+
+def _said(name: str, value: object, message: str) -> str:
+    return f"--{name.replace('_', '-')} ({PREFIX + name.upper()}) is {str(value)!r}: {message}"

@@ -27,7 +27,7 @@ SERVICE_LAYERS = [
     {"version", "protocol", "errors", "settings", "cores", "tensor_response", "counters"},
     {"manifest", "off_the_loop", "json_numbers", "json_document"},
     {"artifact", "certificate", "request", "metrics", "body", "openapi", "model_config", "handlers", "http_protocol"},
-    {"codec", "runtime", "batcher", "statistics", "ops"},
+    {"codec", "runtime", "batcher", "statistics", "ops", "provider"},
     {"op_runtime", "served", "op_bodies"},
     {"served_model", "served_op"},
     {"repository"},
