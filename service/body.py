@@ -19,21 +19,13 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_body_b
     Raises BodyTooLargeError as soon as more than ``max_body_bytes`` have come or have been inflated,
     UnsupportedEncodingError, InvalidInputError for damaged compressed data, ClientGoneError.
     """
-    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower() or "identity"
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise UnsupportedEncodingError(f"Content-Encoding is {encoding[:40]!r}, it must be identity, gzip or deflate")
+    encoding = _encoding(headers[b"content-encoding"]) if b"content-encoding" in headers else "identity"
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared[:20]) > max_body_bytes:
         raise BodyTooLargeError(max_body_bytes)  # before a byte of it is read
-    body = await _all_of(receive, max_body_bytes)
-    if encoding == "identity":
-        return body
-    return await off_the_loop(INFLATES_TO * len(body), _inflate, body, encoding, max_body_bytes)
-
-
-async def _all_of(receive: Receive, max_body_bytes: int) -> bytes | bytearray:
     body: bytes | bytearray = b""
-    while True:
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError("the client left before its body had come")
@@ -46,8 +38,17 @@ async def _all_of(receive: Receive, max_body_bytes: int) -> bytes | bytearray:
             body += chunk  # grows in place: joining 64 MiB of chunks at the end would keep everybody waiting
         else:
             body = bytearray(body) + chunk
-        if not message.get("more_body", False):
-            return body
+        more = message.get("more_body", False)
+    if encoding == "identity":
+        return body
+    return await off_the_loop(INFLATES_TO * len(body), _inflate, body, encoding, max_body_bytes)
+
+
+def _encoding(header: bytes) -> str:
+    encoding = header.decode("latin-1").strip().lower() or "identity"
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise UnsupportedEncodingError(f"Content-Encoding is {encoding[:40]!r}, it must be identity, gzip or deflate")
+    return encoding
 
 
 def _inflate(body: bytes | bytearray, encoding: str, max_body_bytes: int) -> bytes:

@@ -4,7 +4,7 @@ Tensors never pass through pydantic. Every check comes before the memory it woul
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -22,6 +22,7 @@ from service.protocol import (
     HEADER_LENGTH,
     Array,
     Arrays,
+    Buffer,
     InferenceRequest,
     JsonNumbers,
     RequestedOutput,
@@ -52,12 +53,9 @@ class Wanted:
         return all(is_binary for _, is_binary in self.outputs)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A response: its JSON in parts, and the binary tensors that follow it, as they lie in memory."""
-
-    text: list[bytes]
-    tensors: list[memoryview]
+# A response: its JSON in parts, and the binary tensors that follow it, as they lie in memory.
+Answer = tuple[list[bytes], list[memoryview]]
+Reader = Callable[[Buffer], Array]
 
 
 # ---- request -> arrays -----------------------------------------------------------------------------------------------
@@ -92,14 +90,45 @@ def inputs_of(request: InferenceRequest, manifest: Manifest) -> list[tuple[Reque
     return inputs
 
 
-def decode(inputs: Sequence[tuple[RequestInput, InputTensor]], binary: memoryview) -> Arrays:
-    """Their values. binary: the bytes behind the JSON. Raises InvalidInputError."""
-    arrays: Arrays = {}
-    for sent, tensor in inputs:
-        array = arrays[sent.name] = array_of(sent, binary)
-        if tensor.minimum is not None or tensor.maximum is not None:
-            _check_bounds(array, tensor)
-    return arrays
+def model_reader(sent: RequestInput, tensor: InputTensor) -> Reader:
+    """Reads an input's values and checks that they lie within its bounds."""
+    read = reader(sent)
+    if tensor.minimum is None and tensor.maximum is None:
+        return read
+
+    def read_within_bounds(binary: Buffer) -> Array:
+        array = read(binary)
+        _check_bounds(array, tensor)
+        return array
+
+    return read_within_bounds
+
+
+def reader(sent: RequestInput) -> Reader:
+    """Reads a tensor's values from the bytes behind the JSON, or from the JSON itself. It raises InvalidInputError.
+
+    Datatype, and sizes from 1, have been checked.
+    """
+    dtype, shape, data = DATATYPES[sent.datatype], tuple(sent.shape), sent.data
+    if not isinstance(data, slice):
+        return lambda _: _of_json(sent, dtype)
+    start = data.start
+
+    def read(binary: Buffer) -> Array:
+        array: Array = np.ndarray(shape, dtype, binary, start)
+        # Behind a JSON header of any length the bytes need not lie on the datatype's boundary.
+        return array if array.flags.aligned else array.copy()
+
+    if dtype.kind != "b":
+        return read
+
+    def read_bool(binary: Buffer) -> Array:
+        array = read(binary)
+        if (largest := int(array.view("u1").max(initial=0))) > 1:
+            raise InvalidInputError(f"input {sent.name} has a byte of {largest}, a BOOL is 0 or 1")
+        return array
+
+    return read_bool
 
 
 def _check_input(sent: RequestInput, tensor: InputTensor, manifest: Manifest) -> None:
@@ -111,15 +140,12 @@ def _check_input(sent: RequestInput, tensor: InputTensor, manifest: Manifest) ->
     check_data(sent)
 
 
-def array_of(sent: RequestInput, binary: memoryview) -> Array:
-    """A tensor's data, of a datatype and sizes from 1 that were checked. Raises InvalidInputError where they differ."""
-    dtype = DATATYPES[sent.datatype]
-    if isinstance(sent.data, slice):
-        return _from_bytes(binary, sent.data.start, dtype, sent)
+def _of_json(sent: RequestInput, dtype: np.dtype[Any]) -> Array:
     if isinstance(sent.data, np.ndarray):
         return sent.data.reshape(sent.shape)
     if isinstance(sent.data, JsonNumbers):
         return array_of_numbers(sent.data, dtype, sent.name, sent.shape)
+    assert isinstance(sent.data, list)  # noqa: S101  # a slice is none of the JSON's
     return _from_json(sent.data, dtype, sent.shape, sent.name)
 
 
@@ -168,15 +194,6 @@ def check_data(sent: RequestInput) -> None:
         raise InvalidInputError(
             f"input {sent.name} has {count} bytes of binary data, its shape {sent.shape} and datatype make {expected}"
         )
-
-
-def _from_bytes(binary: memoryview, start: int, dtype: np.dtype[Any], sent: RequestInput) -> Array:
-    """``start``: where the tensor begins; that it ends where it should has been checked."""
-    array: Array = np.ndarray(sent.shape, dtype, binary, start)
-    if dtype.kind == "b" and (largest := int(array.view("u1").max(initial=0))) > 1:
-        raise InvalidInputError(f"input {sent.name} has a byte of {largest}, a BOOL is 0 or 1")
-    # Behind a JSON header of any length the bytes need not lie on the datatype's boundary.
-    return array if array.flags.aligned else array.copy()
 
 
 def array_of_numbers(numbers: JsonNumbers, dtype: np.dtype[Any], name: str, shape: list[int] | None = None) -> Array:
@@ -317,7 +334,7 @@ def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) 
         outputs = [np.ascontiguousarray(arrays[name]) for name, _ in wanted.outputs]
         kinds = tuple([(array.dtype, array.shape) for array in outputs])
         text = _binary_text(wanted.outputs, model_name, model_version, kinds)
-        return Answer([text], [array.data.cast("B") for array in outputs])
+        return [text], [array.data.cast("B") for array in outputs]
     return _encode(wanted, model_name, model_version, arrays)
 
 
@@ -333,7 +350,7 @@ def _binary_text(
         name: np.broadcast_to(np.empty((), dtype), shape)
         for (name, _), (dtype, shape) in zip(outputs, kinds, strict=True)
     }
-    return b"".join(_encode(Wanted(None, outputs, nonfinite_as_null=False), model_name, model_version, empty).text)
+    return b"".join(_encode(Wanted(None, outputs, nonfinite_as_null=False), model_name, model_version, empty)[0])
 
 
 def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
@@ -354,4 +371,4 @@ def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays)
             check_finite(f"output {name}", array, instead)
         text += [orjson.dumps(entry)[:-1], b',"data":', *written(array.ravel()), b"},"]
     text[-1] = text[-1][:-1]  # no comma behind the last one
-    return Answer([*text, b"]}"], tensors)
+    return [*text, b"]}"], tensors

@@ -4,7 +4,9 @@ An ASGI application of its own, called before any router or middleware: on the w
 22 us, more than onnxruntime for ``layer_norm`` of one row. ``openapi.py`` documents it by hand.
 """
 
+import asyncio
 import logging
+from time import perf_counter
 from typing import Any
 
 from starlette.responses import Response
@@ -14,7 +16,7 @@ from service import codec
 from service.body import read_body
 from service.errors import ServiceError
 from service.handlers import error_response, unexpected_response
-from service.off_the_loop import JSON_COSTS, SIMD_JSON_COSTS, off_the_loop, size_of
+from service.off_the_loop import JSON_COSTS, LARGE_BYTES, SIMD_JSON_COSTS, size_of
 from service.protocol import HEADER_LENGTH, Arrays
 from service.repository import ModelRepository
 from service.request import json_length
@@ -24,7 +26,6 @@ from service.tensor_response import TensorResponse
 logger = logging.getLogger(__name__)
 
 INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
-_BEFORE, _BETWEEN, _AFTER = "/v2/models/", "/versions/", "/infer"
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _JSON, _BINARY = b"application/json", b"application/octet-stream"
 
@@ -54,20 +55,26 @@ class Infer:
     async def _answer(self, model: Served, headers: dict[bytes, bytes], receive: Receive) -> TensorResponse:
         body = await read_body(headers, receive, self._max_body_bytes)
         header = headers.get(_HEADER_LENGTH)
-        length = len(body) if header is None else json_length(header.decode("latin-1"), len(body))
-        with model.metrics.decoding():
-            work = len(body) + (SIMD_JSON_COSTS - 1) * length
-            plan, inputs = await off_the_loop(work, _decoded, model, body, None if header is None else length)
+        started = perf_counter()
+        length = None if header is None else json_length(header, len(body))
+        work = len(body) + (SIMD_JSON_COSTS - 1) * (len(body) if length is None else length)
+        if work <= LARGE_BYTES:
+            plan, inputs = _decoded(model, body, length)
+        else:
+            plan, inputs = await asyncio.to_thread(_decoded, model, body, length)
+        decoded = perf_counter()
         wanted, running = plan.wanted, model.run(plan, inputs)
         del body, plan, inputs  # or the request's tensors would be kept as long as its answer
         outputs = await running
-        with model.metrics.encoding():
-            work = size_of(outputs) * (1 if wanted.is_binary else JSON_COSTS)
-            answer = await off_the_loop(work, _encoded, model, wanted, outputs)
-        if not answer.tensors:
-            return TensorResponse(answer.text, _JSON)
-        header = b"%d" % sum(map(len, answer.text))
-        return TensorResponse([*answer.text, *answer.tensors], _BINARY, {_HEADER_LENGTH: header})
+        computed = perf_counter()
+        work = size_of(outputs) * (1 if wanted.is_binary else JSON_COSTS)
+        if work <= LARGE_BYTES:
+            response = _encoded(model, wanted, outputs)
+        else:
+            response = await asyncio.to_thread(_encoded, model, wanted, outputs)
+        model.metrics.decode_seconds.observe(decoded - started)
+        model.metrics.encode_seconds.observe(perf_counter() - computed)
+        return response
 
 
 def _decoded(model: Served, body: bytes | bytearray, length: int | None) -> tuple[Plan, Any]:
@@ -76,17 +83,21 @@ def _decoded(model: Served, body: bytes | bytearray, length: int | None) -> tupl
     return plan, plan.read(binary)
 
 
-def _encoded(model: Served, wanted: codec.Wanted, outputs: Arrays) -> codec.Answer:
-    return codec.encode(wanted, model.name, model.version, outputs)
+def _encoded(model: Served, wanted: codec.Wanted, outputs: Arrays) -> TensorResponse:
+    text, tensors = codec.encode(wanted, model.name, model.version, outputs)
+    if not tensors:
+        return TensorResponse(text, _JSON)
+    length = (_HEADER_LENGTH, b"%d" % sum(map(len, text)))
+    return TensorResponse([*text, *tensors], _BINARY, length)
 
 
 def leads_to_infer(scope: Scope) -> bool:
     """Whether a request is one for the endpoint; if so, ``scope`` gets the path's parameters, as from a router."""
-    path: str = scope["path"]
-    if not path.startswith(_BEFORE) or not path.endswith(_AFTER) or scope["method"] != "POST":
-        return False
-    name, between, version = path[len(_BEFORE) : -len(_AFTER)].partition(_BETWEEN)
-    if not name or "/" in name or "/" in version or bool(between) != bool(version):
-        return False
-    scope["path_params"] = {"name": name, "version": version or None}
+    match scope["path"].split("/"):
+        case ["", "v2", "models", name, "infer"] if name and scope["method"] == "POST":
+            scope["path_params"] = {"name": name}
+        case ["", "v2", "models", name, "versions", version, "infer"] if name and version and scope["method"] == "POST":
+            scope["path_params"] = {"name": name, "version": version}
+        case _:
+            return False
     return True

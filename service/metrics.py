@@ -72,8 +72,9 @@ class ModelMetrics:
         self._last_inference = metrics.last_inference.labels(*self._labels)
         self._batch_size_seconds: dict[int, Distribution] = {}
         self._ended: dict[str, tuple[Number, Distribution]] = {}
-        self.decoding = Timed(metrics.codec_seconds.labels(*self._labels, "decode"))
-        self.encoding = Timed(metrics.codec_seconds.labels(*self._labels, "encode"))
+        # Observed of what succeeds alone: bad input is no codec's work.
+        self.decode_seconds = metrics.codec_seconds.labels(*self._labels, "decode")
+        self.encode_seconds = metrics.codec_seconds.labels(*self._labels, "encode")
 
     def set_ready(self, is_ready: bool) -> None:
         """Whether the model serves."""
@@ -124,33 +125,8 @@ class ModelMetrics:
         return "rejected"
 
 
-class Timed:
-    """``with timed():`` observes the seconds of what happens inside, if it succeeds: bad input is no codec's work."""
-
-    def __init__(self, distribution: Distribution) -> None:
-        self._distribution = distribution
-
-    def __call__(self) -> "_Timing":
-        """One timing; several may be under way."""
-        return _Timing(self._distribution)
-
-
-class _Timing:  # a class, and so is the next one: contextlib's generators take three times as long
-    __slots__ = ("_distribution", "_started")
-
-    def __init__(self, distribution: Distribution) -> None:
-        self._distribution = distribution
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._distribution.observe(time.perf_counter() - self._started)
-
-
 class CountedRequest:
-    """See :meth:`ModelMetrics.request`."""
+    """See :meth:`ModelMetrics.request`. A class, because contextlib's generators take three times as long."""
 
     __slots__ = ("_metrics", "_started")
 

@@ -1,5 +1,6 @@
 """``/v1/ops``: the normalisation operations for people and the documentation page."""
 
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from service.served import Plan, Served
 from service.settings import Settings
 from service.tensor_response import TensorResponse
 
-NO_BINARY = memoryview(b"")
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "There is no such operation."}}
 ERRORS = {
     400: "A value is not what the operation takes; the error names it and says what is allowed.",
@@ -66,20 +66,22 @@ async def _compute(name: str, request: Request) -> Response:
     with entry.metrics.request():
         model = entry.serving()
         body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)
-        with model.metrics.decoding():
-            plan, task = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
+        started = perf_counter()
+        plan, task = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
+        model.metrics.decode_seconds.observe(perf_counter() - started)
         names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task)
         del body, plan, task  # or the request's tensors would be kept as long as its answer
         outputs = await running
         wanted = {each: outputs[each] for each in names}
-        with model.metrics.encoding():
-            answer = await off_the_loop(JSON_COSTS * size_of(wanted), _answer, wanted)
+        started = perf_counter()
+        answer = await off_the_loop(JSON_COSTS * size_of(wanted), _answer, wanted)
+        model.metrics.encode_seconds.observe(perf_counter() - started)
     return TensorResponse(answer, b"application/json")
 
 
 def _decoded(model: Served, body: bytes | bytearray) -> tuple[Plan, Any]:
     plan = model.plans.fresh(parse_body(model.name, body).request())
-    return plan, plan.read(NO_BINARY)
+    return plan, plan.read(b"")
 
 
 def _answer(outputs: Arrays) -> list[bytes]:

@@ -57,13 +57,12 @@ class Layout:
 
     def task(self, inputs: Arrays) -> "Task":
         """With the values. An input that was left out has those that change nothing. Raises InvalidInputError."""
-        for name in _STATISTICS_TAKEN:
-            if name in inputs:
-                _check_statistics(name, inputs[name])
+        for name in inputs.keys() & _STATISTICS_TAKEN:
+            _check_statistics(name, inputs[name])
         x = inputs["x"]
         if self.momentum is not None:  # (N, C, S) -> (C, N, S), each channel's numbers together
             x = x.reshape(*x.shape[:2], -1).swapaxes(0, 1)
-        of_groups, before = (_filled(shapes, inputs, x.dtype) for shapes in (self.of_groups, self.before))
+        of_groups, before = _filled(self.of_groups, inputs, x.dtype), _filled(self.before, inputs, x.dtype)
         return Task(self, x.reshape(self.x), of_groups, before)
 
 

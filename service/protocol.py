@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+Buffer = bytes | bytearray | memoryview
 Parameters = dict[str, str | int | float | bool]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON in front of the binary tensors

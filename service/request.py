@@ -87,12 +87,13 @@ def parse_index(body: bytes | bytearray) -> bool:
     return bool(_optional(document, "ready", bool, "the body"))
 
 
-def json_length(header: str, body_length: int) -> int:
+def json_length(header: bytes, body_length: int) -> int:
     """How much of a body is JSON, by the header that says so. Raises InvalidInputError."""
-    if header.isascii() and header.isdecimal() and len(header) < 20 and int(header) <= body_length:
-        return int(header)
+    if header.isdigit() and len(header) < 20 and (length := int(header)) <= body_length:
+        return length
+    said = shown(header.decode("latin-1"))
     raise InvalidInputError(
-        f"{HEADER_LENGTH} is {shown(header)}, it must be an integer from 0 to {body_length}, the body's bytes"
+        f"{HEADER_LENGTH} is {said}, it must be an integer from 0 to {body_length}, the body's bytes"
     )
 
 

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 from service.codec import Wanted
 from service.manifest import Certificate
 from service.metrics import ModelMetrics
-from service.protocol import Arrays, InferenceRequest, ModelMetadata
+from service.protocol import Arrays, Buffer, InferenceRequest, ModelMetadata
 from service.request import parse
 
 KNOWN_HEADERS, KNOWN_BYTES = 256, 2048  # at most so many of so many bytes are kept: 5 MiB a model, once read
+COPIED_BYTES = 2**16
 
 
 class Plan(Protocol):
@@ -19,7 +20,7 @@ class Plan(Protocol):
     def wanted(self) -> Wanted:
         """What its client wants to be answered with."""
 
-    def read(self, binary: memoryview) -> Any:
+    def read(self, binary: Buffer) -> Any:
         """What the model runs, given the bytes behind the JSON. Raises InvalidInputError."""
 
 
@@ -33,14 +34,15 @@ class Plans:
         self.fresh = plan
         self._known: dict[tuple[bytes, int], Plan] = {}
 
-    def of(self, body: bytes | bytearray, length: int | None) -> tuple[Plan, memoryview]:
+    def of(self, body: bytes | bytearray, length: int | None) -> tuple[Plan, Buffer]:
         """The plan, and the bytes behind the JSON, of which there are ``length``; None: it is all JSON.
 
         Raises InvalidInputError and TooManyRowsError.
         """
         if length is None:
-            return self.fresh(parse(body, None)), memoryview(b"")
-        binary = memoryview(body)[length:]
+            return self.fresh(parse(body, None)), b""
+        # A small copy begins on a boundary, where its tensors would else be copied one by one.
+        binary = body[length:] if len(body) <= COPIED_BYTES else memoryview(body)[length:]
         if length > KNOWN_BYTES:
             return self.fresh(parse(body, length)), binary
         key = bytes(body[:length]), len(body)

@@ -7,10 +7,10 @@ from typing import Any
 
 from service import codec
 from service.batcher import Batcher
-from service.manifest import Certificate, InputTensor, Manifest
+from service.manifest import Certificate, Manifest
 from service.metrics import ModelMetrics
 from service.model_config import model_config
-from service.protocol import Arrays, InferenceRequest, ModelMetadata, RequestInput
+from service.protocol import Arrays, Buffer, InferenceRequest, ModelMetadata
 from service.runtime import OnnxModel
 from service.served import Plans
 from service.settings import Settings
@@ -21,11 +21,11 @@ class ModelPlan:
     """A request to a model; its inputs are read into arrays by name."""
 
     wanted: codec.Wanted
-    inputs: list[tuple[RequestInput, InputTensor]]
+    readers: list[tuple[str, codec.Reader]]
 
-    def read(self, binary: memoryview) -> Arrays:
+    def read(self, binary: Buffer) -> Arrays:
         """The inputs. Raises InvalidInputError."""
-        return codec.decode(self.inputs, binary)
+        return {name: read(binary) for name, read in self.readers}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class ServedModel:
     def plan(self, request: InferenceRequest) -> ModelPlan:
         """Check a request against the manifest. Raises InvalidInputError and TooManyRowsError."""
         wanted = codec.wanted(request, self.name, self.manifest.outputs)
-        return ModelPlan(wanted, codec.inputs_of(request, self.manifest))
+        inputs = codec.inputs_of(request, self.manifest)
+        return ModelPlan(wanted, [(sent.name, codec.model_reader(sent, tensor)) for sent, tensor in inputs])
 
     def run(self, _plan: ModelPlan, inputs: Arrays) -> Awaitable[Arrays]:
         """All outputs, when a batch with these inputs has run. Raises what :meth:`Batcher.submit` raises."""

@@ -16,7 +16,7 @@ from service.manifest import Certificate, OutputTensor
 from service.metrics import ModelMetrics
 from service.op_runtime import Operator, cost
 from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Layout, Operation, Task
-from service.protocol import DATATYPES, Arrays, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
+from service.protocol import DATATYPES, Arrays, Buffer, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
 from service.served import Plans
 from service.settings import Settings
 
@@ -36,14 +36,14 @@ class OpPlan:
     """A request to an operation; its tensors are read into a task."""
 
     wanted: codec.Wanted
-    inputs: list[RequestInput]
+    readers: list[tuple[str, codec.Reader]]
     layout: Layout
     compute: Callable[[Task], Arrays]
     is_small: bool
 
-    def read(self, binary: memoryview) -> Task:
+    def read(self, binary: Buffer) -> Task:
         """What is to be computed. Raises InvalidInputError."""
-        return self.layout.task({tensor.name: codec.array_of(tensor, binary) for tensor in self.inputs})
+        return self.layout.task({name: read(binary) for name, read in self.readers})
 
 
 class ServedOp:
@@ -112,7 +112,8 @@ class ServedOp:
         shapes = {tensor.name: tuple(tensor.shape) for tensor in request.inputs}
         layout, dtype = self.operation.layout(shapes, parameters), DATATYPES[sent["x"].datatype]
         is_small = cost(layout, dtype) <= INLINE_COST
-        return OpPlan(wanted, request.inputs, layout, self._operator.computation(layout, dtype), is_small)
+        readers = [(tensor.name, codec.reader(tensor)) for tensor in request.inputs]
+        return OpPlan(wanted, readers, layout, self._operator.computation(layout, dtype), is_small)
 
     async def run(self, plan: OpPlan, task: Task) -> Arrays:
         """All outputs. A small request runs here and now, a large one in a thread, so that nobody waits for it.

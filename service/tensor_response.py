@@ -1,6 +1,6 @@
 """A response of several parts, which goes out without being joined when it is large."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,16 +15,14 @@ class TensorResponse(Response):
     """
 
     def __init__(
-        self, parts: Sequence[bytes | memoryview], media_type: bytes, headers: Mapping[bytes, bytes] | None = None
+        self, parts: Sequence[bytes | memoryview], media_type: bytes, header: tuple[bytes, bytes] | None = None
     ) -> None:
-        """headers: beyond type and length, by their lower-case name."""
+        """header: one beyond type and length; its name in lower case."""
         size = sum(map(len, parts))
         self.status_code, self.background = 200, None
-        self.raw_headers = [
-            (b"content-type", media_type),
-            (b"content-length", b"%d" % size),
-            *(headers or {}).items(),
-        ]
+        self.raw_headers = [(b"content-type", media_type), (b"content-length", b"%d" % size)]
+        if header is not None:
+            self.raw_headers.append(header)
         self._parts = parts if size > CHUNK_BYTES else [b"".join(parts)]
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
