@@ -12,7 +12,7 @@ from torch import Tensor
 
 from export.certify import MEANS
 from export.held_out import Array, Arrays
-from service.certificate import Run, open_graph, thread_invariant
+from service.certificate import Run, all_outputs, open_graph, thread_invariant
 from service.manifest import Certificate, Certificates, Claim
 
 VERSION = "1"
@@ -226,7 +226,10 @@ def threads_change_nothing(trials: list[Trial], runs: Mapping[int, Mapping[str, 
 
 def op_certificates(graphs: Mapping[str, bytes]) -> Certificates:
     """The certificate of every operation, measured on the graphs of these names."""
-    runs = {threads: {name: open_graph(graph, threads) for name, graph in graphs.items()} for threads in THREADS}
+    runs = {
+        threads: {name: all_outputs(open_graph(graph, threads)) for name, graph in graphs.items()}
+        for threads in THREADS
+    }
     return Certificates(
         [
             Certificate(

@@ -9,7 +9,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.app import create_app
-from service.http_protocol import JsonErrors
+from service.http_protocol import HttpProtocol
 from service.settings import SettingError, Settings, read_settings, said_of
 
 logger = logging.getLogger("service")
@@ -50,7 +50,7 @@ def server_of(settings: Settings) -> uvicorn.Server:
             host=settings.host,
             port=settings.port,
             loop="uvloop",
-            http=JsonErrors,
+            http=HttpProtocol,
             proxy_headers=False,  # nobody here asks for the client's address
             lifespan="on",
             log_config=None,  # ours, above

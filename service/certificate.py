@@ -77,12 +77,16 @@ def open_session(
         ) from error
 
 
-def open_graph(graph: bytes, intra_op_threads: int) -> Run:
-    """A graph that has no weights of its own: arrays in, all outputs out, both by name."""
+def open_graph(graph: bytes, intra_op_threads: int) -> ort.InferenceSession:
+    """A session over a graph that has no weights of its own."""
     options = session_options(intra_op_threads)
     # An arena is as large for ever as its largest run: 360 MiB after one row of 15 million numbers, and no faster.
     options.enable_cpu_mem_arena = False
-    session = _session(graph, options)
+    return _session(graph, options)
+
+
+def all_outputs(session: ort.InferenceSession) -> Run:
+    """Arrays in, all outputs out, both by name."""
     names = [node.name for node in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -53,8 +53,13 @@ class Wanted:
         return all(is_binary for _, is_binary in self.outputs)
 
 
-# A response: its JSON in parts, and the binary tensors that follow it, as they lie in memory.
-Answer = tuple[list[bytes], list[memoryview]]
+class Answer(NamedTuple):
+    """A response: its JSON in parts, and the binary tensors that follow it, as they lie in memory."""
+
+    text: list[bytes]
+    tensors: list[memoryview]
+
+
 Reader = Callable[[Buffer], Array]
 
 
@@ -334,7 +339,7 @@ def encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) 
         outputs = [np.ascontiguousarray(arrays[name]) for name, _ in wanted.outputs]
         kinds = tuple([(array.dtype, array.shape) for array in outputs])
         text = _binary_text(wanted.outputs, model_name, model_version, kinds)
-        return [text], [array.data.cast("B") for array in outputs]
+        return Answer([text], [array.data.cast("B") for array in outputs])
     return _encode(wanted, model_name, model_version, arrays)
 
 
@@ -350,7 +355,7 @@ def _binary_text(
         name: np.broadcast_to(np.empty((), dtype), shape)
         for (name, _), (dtype, shape) in zip(outputs, kinds, strict=True)
     }
-    return b"".join(_encode(Wanted(None, outputs, nonfinite_as_null=False), model_name, model_version, empty)[0])
+    return b"".join(_encode(Wanted(None, outputs, nonfinite_as_null=False), model_name, model_version, empty).text)
 
 
 def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
@@ -371,4 +376,4 @@ def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays)
             check_finite(f"output {name}", array, instead)
         text += [orjson.dumps(entry)[:-1], b',"data":', *written(array.ravel()), b"},"]
     text[-1] = text[-1][:-1]  # no comma behind the last one
-    return [*text, b"]}"], tensors
+    return Answer([*text, b"]}"], tensors)

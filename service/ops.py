@@ -62,16 +62,15 @@ class Layout:
         x = inputs["x"]
         if self.momentum is not None:  # (N, C, S) -> (C, N, S), each channel's numbers together
             x = x.reshape(*x.shape[:2], -1).swapaxes(0, 1)
-        of_groups, before = _filled(self.of_groups, inputs, x.dtype), _filled(self.before, inputs, x.dtype)
-        return Task(self, x.reshape(self.x), of_groups, before)
-
-
-def _filled(shapes: Mapping[str, tuple[int, ...]], inputs: Arrays, dtype: np.dtype[Any]) -> Arrays:
-    found = {}
-    for name, shape in shapes.items():
-        array = inputs.get(name)
-        found[name] = np.full(shape, LEFT_OUT[name], dtype) if array is None else array.reshape(shape)
-    return found
+        arrays = {"x": x.reshape(self.x)}
+        for name, shape in self.of_groups.items():
+            array = inputs.get(name)
+            arrays[name] = np.full(shape, LEFT_OUT[name], x.dtype) if array is None else array.reshape(shape)
+        before = {
+            name: inputs[name] if name in inputs else np.full(shape, LEFT_OUT[name], x.dtype)
+            for name, shape in self.before.items()
+        }
+        return Task(self, arrays, before)
 
 
 @dataclass(slots=True)
@@ -79,9 +78,13 @@ class Task:
     """What is to be computed, of which values; all arrays have one datatype, and lie as the layout says."""
 
     layout: Layout
-    x: Array
-    of_groups: Arrays
+    arrays: Arrays  # x and those of groups
     before: Arrays
+
+    @property
+    def x(self) -> Array:
+        """What is normalised."""
+        return self.arrays["x"]
 
 
 # What an input that was left out is full of. For the running statistics: what torch begins training with.

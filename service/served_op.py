@@ -113,7 +113,8 @@ class ServedOp:
         layout, dtype = self.operation.layout(shapes, parameters), DATATYPES[sent["x"].datatype]
         is_small = cost(layout, dtype) <= INLINE_COST
         readers = [(tensor.name, codec.reader(tensor)) for tensor in request.inputs]
-        return OpPlan(wanted, readers, layout, self._operator.computation(layout, dtype), is_small)
+        compute = self._operator.computation(layout, dtype, [name for name, _ in wanted.outputs])
+        return OpPlan(wanted, readers, layout, compute, is_small)
 
     async def run(self, plan: OpPlan, task: Task) -> Arrays:
         """All outputs. A small request runs here and now, a large one in a thread, so that nobody waits for it.

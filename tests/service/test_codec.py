@@ -29,7 +29,10 @@ class Sent(NamedTuple):
 
 
 def decode(sent: Sent, manifest: Manifest) -> dict[str, Array]:
-    return codec.decode(codec.inputs_of(sent.request, manifest), memoryview(sent.body)[sent.length or 0 :])
+    binary = memoryview(sent.body)[sent.length or 0 :]
+    return {
+        each.name: codec.model_reader(each, tensor)(binary) for each, tensor in codec.inputs_of(sent.request, manifest)
+    }
 
 
 ManifestOf = Callable[..., Manifest]

@@ -14,7 +14,6 @@ from service.off_the_loop import LARGE_BYTES, SIMD_JSON_COSTS
 from service.protocol import JsonNumbers
 from service.request import parse
 
-NO_BINARY = memoryview(b"")
 ROWS = 3000  # of 20: some hundred kilobytes of text
 X = np.random.default_rng(0).standard_normal((ROWS, 20))
 
@@ -30,7 +29,7 @@ def array_of(body: bytes) -> np.ndarray:
     (sent,) = parse(body, None).inputs
     assert isinstance(sent.data, JsonNumbers)
     assert len(sent.data.cuts) > 2  # more than one piece
-    return codec.array_of(sent, NO_BINARY)
+    return codec.reader(sent)(b"")
 
 
 @pytest.mark.parametrize(
@@ -88,13 +87,13 @@ def spoilt(change: Any) -> Any:
 )
 def test_what_is_wrong_in_a_large_tensor_is_said_as_in_a_small_one(body: bytes, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
-        codec.array_of(parse(body, None).inputs[0], NO_BINARY)
+        codec.reader(parse(body, None).inputs[0])(b"")
 
 
 def test_a_text_among_the_numbers_is_left_to_the_ordinary_way() -> None:
     data = [*X.ravel().tolist(), '"data": [']
     with pytest.raises(InvalidInputError, match=r"x has '\"data\": \[' at position 60000"):
-        codec.array_of(parse(body_of(data, (60_001,)), None).inputs[0], NO_BINARY)
+        codec.reader(parse(body_of(data, (60_001,)), None).inputs[0])(b"")
 
 
 def test_a_client_cannot_name_what_was_cut_out() -> None:

@@ -27,7 +27,7 @@ class HeldOperator(Operator):
     def __init__(self) -> None:
         self.begun, self.release, self.threads = threading.Event(), threading.Event(), list[int]()
 
-    def computation(self, layout: Layout, dtype: Any) -> Callable[[Task], Arrays]:
+    def computation(self, layout: Layout, dtype: Any, wanted: Any) -> Callable[[Task], Arrays]:
         return self.run
 
     def run(self, task: Task) -> Arrays:
@@ -86,7 +86,7 @@ class FailingOperator(Operator):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def computation(self, layout: Layout, dtype: Any) -> Callable[[Task], Arrays]:
+    def computation(self, layout: Layout, dtype: Any, wanted: Any) -> Callable[[Task], Arrays]:
         return self.run
 
     def run(self, task: Task) -> Arrays:

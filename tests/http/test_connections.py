@@ -1,0 +1,126 @@
+"""Connections as HTTP has them: answers that are written at once must keep to the rules of those that are not."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+ROW = np.arange(768, dtype="f4").tobytes()
+HEADER = (
+    b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,768],"parameters":{"binary_data_size":3072}}],'
+    b'"parameters":{"binary_data_output":true}}'
+)
+
+
+def request(*headers: str, version: str = "1.1", model: str = "layer_norm") -> bytes:
+    lines = [
+        f"POST /v2/models/{model}/infer HTTP/{version}",
+        "Host: test",
+        f"Content-Length: {len(HEADER) + len(ROW)}",
+        f"Inference-Header-Content-Length: {len(HEADER)}",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + HEADER + ROW
+
+
+class Client:
+    """A socket, and the answers that come from it."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.file = connected.makefile("rb")
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        status = int(self.file.readline().split()[1])
+        headers = {}
+        while line := self.file.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name.lower()] = value
+        return status, headers, self.file.read(int(headers["content-length"])) if "content-length" in headers else b""
+
+    def is_closed(self) -> bool:
+        return self.file.read() == b""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as made:
+        yield Client(made)
+
+
+def y_of(answer: tuple[int, dict[str, str], bytes]) -> np.ndarray:
+    status, headers, body = answer
+    assert status == 200, body
+    assert headers["date"]
+    return np.frombuffer(body[int(headers["inference-header-content-length"]) :], "f4")
+
+
+def test_one_connection_carries_many_requests(process_address: str) -> None:
+    with connected(process_address) as client:
+        for _ in range(3):
+            client.socket.sendall(request())
+            assert y_of(client.answer()).shape == (768,)
+
+
+def test_pipelined_requests_are_answered_in_their_order(process_address: str) -> None:
+    with connected(process_address) as client:
+        client.socket.sendall(request() + request(model="rms_norm") + request(model="nothing") + request())
+        first, second, third, fourth = (client.answer() for _ in range(4))
+        assert y_of(first).tobytes() == y_of(fourth).tobytes() != y_of(second).tobytes()
+        assert third[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "version"), [(["Connection: close"], "1.1"), ([], "1.0")], ids=["close", "HTTP/1.0"]
+)
+def test_a_connection_that_is_to_end_ends_behind_its_answer(
+    process_address: str, headers: list[str], version: str
+) -> None:
+    with connected(process_address) as client:
+        client.socket.sendall(request(*headers, version=version))
+        answer = client.answer()
+        assert y_of(answer).shape == (768,)
+        assert answer[1]["connection"] == "close"
+        assert client.is_closed()
+
+
+def test_a_client_that_waits_for_100_continue_gets_it(process_address: str) -> None:
+    with connected(process_address) as client:
+        head, body = request("Expect: 100-continue").split(b"\r\n\r\n", 1)
+        client.socket.sendall(head + b"\r\n\r\n")
+        assert client.answer()[0] == 100
+        client.socket.sendall(body)
+        assert y_of(client.answer()).shape == (768,)
+
+
+def test_a_body_that_comes_byte_by_byte_is_a_body(process_address: str) -> None:
+    with connected(process_address) as client:
+        whole = request()
+        for start in range(0, len(whole), 97):
+            client.socket.sendall(whole[start : start + 97])
+        assert y_of(client.answer()).shape == (768,)
+
+
+def test_a_client_that_does_not_read_gets_all_answers_once_it_does(process_address: str) -> None:
+    """More than a socket holds: the answers of later requests are not written past those that still wait."""
+    count = 2000
+    with connected(process_address) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.socket.settimeout(60)
+        sent = 0
+        client.socket.setblocking(False)
+        pending = request() * count
+        try:
+            while sent < len(pending):
+                sent += client.socket.send(pending[sent : sent + 2**16])
+        except BlockingIOError:
+            pass
+        assert 0 < sent < len(pending)  # the server stopped reading, for it could not write
+        client.socket.settimeout(60)
+        first = y_of(client.answer())
+        for _ in range(sent // len(request()) - 1):
+            assert y_of(client.answer()).tobytes() == first.tobytes()
