@@ -1,4 +1,4 @@
-"""wrk against one address: requests a second, all of them answered 200."""
+"""wrk against one address: a closed loop whose answers are all 200 and, where it is asked for, all the same bytes."""
 
 import json
 import re
@@ -7,14 +7,34 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 SCRIPT = """
 wrk.method = "POST"
-local file = io.open({body}, "rb")
-wrk.body = file:read("*a")
-file:close()
+local function content(path)
+  local file = io.open(path, "rb")
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+wrk.body = content({body})
 {headers}
 """
+COMPARE = """
+other = 0
+local expected = content({expected})
+local threads = {{}}
+function setup(thread) table.insert(threads, thread) end
+function response(status, headers, body)
+  if body ~= expected then other = other + 1 end
+end
+function done()
+  local sum = 0
+  for _, thread in ipairs(threads) do sum = sum + thread:get("other") end
+  io.write("other answers: " .. sum .. "\\n")
+end
+"""
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -26,20 +46,59 @@ class Load:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def requests_per_second(load: Load, *, connections: int, seconds: int) -> float:
-    """Closed loop. Raises RuntimeError when wrk is not there, or an answer is not 2xx."""
+@dataclass(frozen=True)
+class Loaded:
+    """What came of it; seconds are of a request, as its client sees them."""
+
+    requests_per_second: float
+    requests: int
+    p50_s: float
+    p99_s: float
+
+
+def answer_to(load: Load) -> tuple[bytes, dict[str, str]]:
+    """Body and headers (by lower-case name) of one answer. Raises urllib's HTTPError when it is not 200."""
+    with urlopen(Request(load.url, load.body, load.headers)) as answer:  # noqa: S310  # our own address
+        return answer.read(), {name.lower(): value for name, value in answer.headers.items()}
+
+
+def loaded(load: Load, *, connections: int, seconds: float, expected: bytes | None = None) -> Loaded:
+    """Closed loop of one thread. expected: the body that every answer must have.
+
+    Raises RuntimeError when wrk is not there, an answer is not 2xx, or another than expected.
+    """
     if shutil.which("wrk") is None:
         raise RuntimeError("wrk is not installed; Debian's package is called wrk")
     with tempfile.TemporaryDirectory() as folder:
-        body, script = Path(folder) / "body", Path(folder) / "post.lua"
+        body, answer, script = (Path(folder) / name for name in ("body", "answer", "post.lua"))
         body.write_bytes(load.body)
         headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in load.headers.items())
-        script.write_text(SCRIPT.format(body=json.dumps(str(body)), headers=headers))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), load.url]
+        text = SCRIPT.format(body=json.dumps(str(body)), headers=headers)
+        if expected is not None:
+            answer.write_bytes(expected)
+            text += COMPARE.format(expected=json.dumps(str(answer)))
+        script.write_text(text)
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "--timeout", "30s", "-s"]
+        command += [str(script), load.url]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"{load.url}: not every request was answered: {said}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    if expected is not None and "other answers: 0\n" not in said:
+        raise RuntimeError(f"{load.url}: not every answer has the same bytes: {said}")
+    return Loaded(
+        float(_found(r"Requests/sec:\s+([\d.]+)", said)[1]),
+        int(_found(r"(\d+) requests in", said)[1]),
+        _seconds(_found(r"50%\s+([\d.]+)(\w+)", said)),
+        _seconds(_found(r"99%\s+([\d.]+)(\w+)", said)),
+    )
+
+
+def _found(pattern: str, said: str) -> re.Match[str]:
+    found = re.search(pattern, said)
     if found is None:
-        raise RuntimeError(f"wrk said nothing of requests: {said}")
-    return float(found[1])
+        raise RuntimeError(f"wrk did not say {pattern}: {said}")
+    return found
+
+
+def _seconds(found: re.Match[str]) -> float:
+    return float(found[1]) * UNITS[found[2]]

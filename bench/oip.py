@@ -127,7 +127,7 @@ def find(url: str, wanted: Wanted) -> Target:
     requests = []
     for _ in range(DIFFERENT_INPUTS):
         arrays = {name: _drawn(*shapes[name], rng) for name in shapes}
-        body, headers = _encoded(arrays, wire_format, wanted.parameters)
+        body, headers = encoded(arrays, wire_format, wanted.parameters)
         first = ask(f"{address}/infer", body, headers)
         if first.status != 200:
             raise LoadError(f"MODEL={wanted.model} answers a first request with {first.status}: {first.error}")
@@ -222,9 +222,10 @@ def _drawn(tensor: dict[str, Any], shape: tuple[int, ...], rng: np.random.Genera
     return np.clip(rng.standard_normal(shape), low, high).astype(dtype)
 
 
-def _encoded(
-    arrays: dict[str, np.ndarray], wire_format: str, parameters: dict[str, Any]
+def encoded(
+    arrays: dict[str, np.ndarray], wire_format: str, parameters: dict[str, Any], *, nested: bool = False
 ) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a request. nested: JSON lists in lists, as the shape has it; flat otherwise."""
     names = {np.dtype(dtype): datatype for datatype, dtype in DTYPES.items()}
     inputs: list[dict[str, Any]] = [
         {"name": name, "datatype": names[array.dtype], "shape": list(array.shape)} for name, array in arrays.items()
@@ -235,7 +236,7 @@ def _encoded(
         for tensor, array in zip(inputs, arrays.values(), strict=True):
             if tensor["datatype"] == "FP16":
                 raise LoadError(f"FORMAT=json: {tensor['name']} is FP16, which JSON has not; use FORMAT=binary")
-            tensor["data"] = array.ravel().tolist()
+            tensor["data"] = (array if nested else array.ravel()).tolist()
         document = {"inputs": inputs, "parameters": parameters} if parameters else {"inputs": inputs}
         return json.dumps(document).encode(), headers | {"Content-Type": "application/json"}
     for tensor, array in zip(inputs, arrays.values(), strict=True):

@@ -1,16 +1,11 @@
 """``python -m bench.operations``: layer_norm over HTTP against a naive server, and numpy and torch in process."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -18,7 +13,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import Load, requests_per_second
+from bench.load import Load, answer_to, loaded
+from bench.oip import BINARY, HEADER_LENGTH, JSON, encoded
+from bench.servers import asgi, normserve
 from experiments.results import write_results
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 2, 16
@@ -26,46 +23,17 @@ PORT, NAIVE_PORT = 8391, 8392
 RESULTS = Path("bench/results")
 SHAPES = ((1, 768), (64, 768), (4096, 1024))
 LARGEST_JSON = 64 * 768
-HEADER_LENGTH = "Inference-Header-Content-Length"
-
-
-@contextmanager
-def server(command: list[str], ready: str) -> Iterator[None]:
-    """A process, once ``ready`` answers."""
-    process = subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.DEVNULL)  # noqa: S603
-    try:
-        for _ in range(600):
-            try:
-                urlopen(ready).read()  # noqa: S310  # our own address
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def loads(arrays: dict[str, np.ndarray]) -> dict[str, Load]:
     """The same request in every form that is sensible for its size."""
     oip = f"http://127.0.0.1:{PORT}/v2/models/layer_norm/infer"
-    inputs = [{"name": name, "datatype": "FP32", "shape": list(array.shape)} for name, array in arrays.items()]
-    sizes = [{"parameters": {"binary_data_size": array.nbytes}} for array in arrays.values()]
-    header = json.dumps(
-        {
-            "inputs": [tensor | size for tensor, size in zip(inputs, sizes, strict=True)],
-            "parameters": {"binary_data_output": True},
-        }
-    ).encode()
-    content = b"".join(array.tobytes() for array in arrays.values())
-    found = {"ours, binary": Load(oip, header + content, {HEADER_LENGTH: str(len(header))})}
+    found = {"ours, binary": Load(oip, *encoded(arrays, BINARY, {}))}
     if arrays["x"].size <= LARGEST_JSON:
-        data = [{"data": array.ravel().tolist()} for array in arrays.values()]
-        flat = [tensor | each for tensor, each in zip(inputs, data, strict=True)]
         nested = json.dumps({name: array.tolist() for name, array in arrays.items()}).encode()
         as_json = {"Content-Type": "application/json"}
         found |= {
-            "ours, JSON": Load(oip, json.dumps({"inputs": flat}).encode(), as_json),
+            "ours, JSON": Load(oip, *encoded(arrays, JSON, {})),
             "ours, /v1/ops": Load(f"http://127.0.0.1:{PORT}/v1/ops/layer_norm", nested, as_json),
             "naive": Load(f"http://127.0.0.1:{NAIVE_PORT}/layer_norm", nested, as_json),
         }
@@ -96,9 +64,8 @@ def calls_per_second(call: Callable[[], Any], seconds: float) -> float:
 
 def check(load: Load, arrays: dict[str, np.ndarray]) -> None:
     """An answer is layer_norm's. Raises RuntimeError when it is not."""
-    answer = urlopen(Request(load.url, load.body, load.headers))  # noqa: S310  # our own address
-    content = answer.read()
-    if length := answer.headers.get(HEADER_LENGTH):
+    content, headers = answer_to(load)
+    if length := headers.get(HEADER_LENGTH.lower()):
         y = np.frombuffer(content[int(length) :], "f4")
     else:
         document = json.loads(content)
@@ -122,8 +89,8 @@ def measure(shape: tuple[int, int]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for name, load in ways.items():
-            figure = requests_per_second(load, connections=CONNECTIONS, seconds=SECONDS)
-            found.setdefault(name, []).append(round(figure, 1))
+            figure = loaded(load, connections=CONNECTIONS, seconds=SECONDS)
+            found.setdefault(name, []).append(round(figure.requests_per_second, 1))
         for name, call in in_process(arrays).items():
             found.setdefault(name, []).append(round(calls_per_second(call, SECONDS / 4), 1))
     return found
@@ -132,12 +99,10 @@ def measure(shape: tuple[int, int]) -> dict[str, list[float]]:
 def main() -> None:
     """Measure every shape; print the medians and write all figures down."""
     torch.set_num_threads(1)
-    os.environ |= {"NORMSERVE_PORT": str(PORT)}
-    naive = ["uvicorn", "bench.naive_server:app", "--port", str(NAIVE_PORT), "--log-level", "warning"]
     console = Console()
     with (
-        server(["service"], f"http://127.0.0.1:{PORT}/v2/health/ready"),
-        server(naive, f"http://127.0.0.1:{NAIVE_PORT}/openapi.json"),
+        normserve(PORT),
+        asgi("bench.naive_server:app", NAIVE_PORT),
         console.status("measuring"),
     ):
         found = {"x".join(map(str, shape)): measure(shape) for shape in SHAPES}

@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -44,20 +45,31 @@ class Server:
 @contextmanager
 def running(command: Sequence[str | Path], ready: str, **environment: str) -> Iterator[Server]:
     """``command`` as a group of processes, once ``ready`` answers 200. Raises RuntimeError when it never does."""
-    started = subprocess.Popen(  # noqa: S603
-        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
-    )
-    try:
-        _wait(started, ready)
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile())
+        started = subprocess.Popen(  # noqa: S603
+            command, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT, process_group=0
+        )
+        stack.callback(_end, started)
+        try:
+            _wait(started, ready)
+        except RuntimeError as error:
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{error}: {said[-1] if said else 'it said nothing'}") from error
         yield Server(psutil.Process(started.pid))
-    finally:
+
+
+def _end(started: subprocess.Popen[bytes]) -> None:
+    """The whole group, patiently at first."""
+    if started.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             started.wait(STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
 
 
 @contextmanager
@@ -69,10 +81,10 @@ def normserve(port: int, **settings: str) -> Iterator[Server]:
 
 
 @contextmanager
-def asgi(app: str, port: int) -> Iterator[Server]:
+def asgi(app: str, port: int, **environment: str) -> Iterator[Server]:
     """An ASGI application under uvicorn as the service runs it: uvloop, httptools, no access log."""
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--no-access-log"]
-    with running(command, f"http://127.0.0.1:{port}/ready") as theirs:
+    with running(command, f"http://127.0.0.1:{port}/ready", **environment) as theirs:
         yield theirs
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy
 import torch
 
 
-def write_results(name: str, results: dict[str, Any], folder: Path) -> Path:
+def write_results(
+    name: str, results: dict[str, Any], folder: Path, more_versions: Mapping[str, str] | None = None
+) -> Path:
     """Write ``folder/name.json``, whole or not at all, with the versions and the machine beside the results."""
     folder.mkdir(parents=True, exist_ok=True)
     file, unfinished = folder / f"{name}.json", folder / f".{name}.json"
-    document = {"experiment": name, **results, "versions": versions(), "machine": machine()}
+    document = {"experiment": name, **results, "versions": versions() | dict(more_versions or {}), "machine": machine()}
     unfinished.write_text(json.dumps(document, indent=1) + "\n")
     unfinished.replace(file)
     return file

@@ -14,7 +14,7 @@ import simdjson
 
 from service.protocol import DATATYPES, Array
 
-LEAST_BYTES = 1024  # below, orjson and a list are as quick
+LEAST_BYTES = 2560  # some 256 numbers; below, orjson and a list are as quick
 MOST_LISTS = 1024  # each is looked at; a tensor of more, which are then short, is no faster this way
 _BRACKET = ord("[")
 _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], str]] = {

@@ -1,0 +1,1 @@
+"""Parts alone, by pytest-benchmark: `pytest bench/micro`."""
