@@ -311,3 +311,48 @@ async def test_a_failed_run_is_not_counted_as_computed() -> None:
         with pytest.raises(InferenceError):
             await served.submit(rows(3))
     assert observed.batches == []
+
+
+class SlowRunner:
+    """A model whose runs of several rows take long, and so are worth a moment's wait."""
+
+    def __init__(self) -> None:
+        self.batch_rows: list[int] = []
+
+    async def run(self, inputs: Arrays) -> Arrays:
+        self.batch_rows.append(len(inputs["x"]))
+        await asyncio.sleep(0.4 if len(inputs["x"]) > 1 else 0)
+        return {"y": inputs["x"]}
+
+
+async def returning(served: Batcher, times: int, pause: float) -> None:
+    """A client that waits for its answer before it asks again."""
+    for _ in range(times):
+        await served.submit(rows(1))
+        await asyncio.sleep(pause)
+
+
+async def test_clients_that_return_one_after_the_other_share_the_next_run_again() -> None:
+    runner = SlowRunner()
+    async with batcher(runner.run) as served:
+        await asyncio.gather(*(returning(served, 3, pause=0.002 * number) for number in range(4)))
+    assert runner.batch_rows == [4, 4, 4]
+
+
+async def test_clients_that_do_not_return_are_waited_for_for_a_moment_only() -> None:
+    runner = SlowRunner()
+    async with batcher(runner.run) as served:
+        await asyncio.gather(*(returning(served, 1, pause=0) for _ in range(4)))
+        async with asyncio.timeout(0.2):  # a tenth of which is the moment
+            await served.submit(rows(1))
+    assert runner.batch_rows == [4, 1]
+
+
+async def test_a_lone_client_is_never_made_to_wait() -> None:
+    runner = SlowRunner()
+    async with batcher(runner.run) as served:
+        await served.submit(rows(1))
+        (again,) = await queued(served.submit(rows(1)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert again.done()
