@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test format export experiments load clean
+.PHONY: help serve test format export experiments bench load clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -10,13 +10,14 @@ help:
 	@echo 'make format       format the code and mend what lint can mend'
 	@echo 'make export       export every artifact again from its checkpoint, and the graphs of the operations'
 	@echo 'make experiments  train the models again and redraw the figures (QUICK=1: a small version, in minutes)'
+	@echo 'make bench        measure the service against raw onnxruntime and a naive server; writes the table of the README (half an hour)'
 	@echo 'make load         load-test a running server of your own: URL= MODEL= USERS= SECONDS=; all settings: docs/load-testing.md'
 	@echo 'make clean        remove what was built'
 
 serve: .venv/service-installed
 	exec .venv/bin/python -m service $(if $(PORT),--port $(PORT))
 
-test: .venv/everything-installed
+test: .venv/everything-installed .venv/debian-installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -31,6 +32,10 @@ export: .venv/everything-installed
 
 experiments: .venv/everything-installed
 	.venv/bin/python -m experiments $(if $(QUICK),--quick)
+
+bench: .venv/everything-installed .venv/debian-installed
+	.venv/bin/pytest bench/micro --benchmark-columns=median,iqr,ops
+	.venv/bin/python -m bench
 
 # Set here and not with ?=, so that a MODEL or a URL of the environment, meant for something else, is not loaded.
 load: URL = http://127.0.0.1:8000
@@ -66,6 +71,12 @@ clean:
 	@echo 'installing everything, torch too, into .venv'
 	$(PIP) install --constraint constraints.txt --editable '.[cpu,openvino,export,experiments,bench,dev]'
 	touch $@ .venv/service-installed .venv/bench-installed
+
+# Programs that are no Python packages: only as root, and only where there is apt. Without them what needs them says so.
+.venv/debian-installed: | .venv/bin/python
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v wrk >/dev/null; then \
+		echo 'installing wrk'; apt-get -qq update && apt-get -qq install --yes --no-install-recommends wrk >/dev/null; fi
+	touch $@
 
 .venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'installing what load tests need into .venv'
