@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 
 from service.errors import InvalidInputError, TooManyRowsError, shown
-from service.json_numbers import read, written
+from service.json_document import read_numbers
+from service.json_numbers import elements, pieces, written
 from service.manifest import InputTensor, Manifest, OutputTensor
 from service.protocol import (
     DATATYPE_OF,
@@ -209,10 +210,14 @@ def array_of_numbers(numbers: JsonNumbers, dtype: np.dtype[Any], name: str, shap
     parts, filled = list[Array](), 0
     most = None if shape is None else math.prod(shape)
     try:
-        for piece in read(numbers):
-            nested = type(piece[0]) is list
-            inner = (shape_of(piece, name) if not parts else list(parts[0].shape)) if shape is None else shape
-            part = _from_json(piece, dtype, [len(piece), *inner[1:]] if nested else [len(piece)], name, filled)
+        for text in pieces(numbers):
+            inner = shape or (list(parts[0].shape) if parts else None)
+            part = None if inner is None else read_numbers(text, dtype, inner[1:])
+            if part is None:
+                piece = elements(text)
+                inner = inner or shape_of(piece, name)
+                nested = type(piece[0]) is list
+                part = _from_json(piece, dtype, [len(piece), *inner[1:]] if nested else [len(piece)], name, filled)
             if parts and part.ndim != parts[0].ndim:
                 raise InvalidInputError(f"input {name} is ragged: some of its elements are lists, some numbers")
             parts.append(part)

@@ -6,6 +6,7 @@ the sizes that ``shape`` says. Whatever else a body holds, right or wrong, is le
 which say what is wrong.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], str]] = {
     "i": ("i", "i8"),
     "u": ("u", "u8"),
 }  # by a datatype's kind: simdjson's, numpy's
+# What simdjson raises for what is no JSON, and what the reading below raises.
+_UNUSUAL = (ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -32,7 +35,7 @@ def read_document(text: memoryview) -> dict[str, Any] | None:
         return None
     try:
         return _read(simdjson.Parser().parse(text), text)
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except _UNUSUAL:
         return None
 
 
@@ -54,6 +57,19 @@ def _read(root: Any, text: memoryview) -> dict[str, Any] | None:
         entry["data"] = array
     document["inputs"] = inputs
     return document
+
+
+def read_numbers(text: bytes, dtype: np.dtype[Any], inner: Sequence[int]) -> Array | None:
+    """The numbers of one list, flat, or in lists of the sizes ``inner``; None where anything at all is unusual."""
+    try:
+        data: Any = simdjson.Parser().parse(text)
+        is_nested = isinstance(data, simdjson.Array) and isinstance(data[0], simdjson.Array)
+        array, lists = _numbers(data, dtype, [len(data), *inner] if is_nested else [len(data)])
+    except _UNUSUAL:
+        return None
+    if np.count_nonzero(np.frombuffer(text, "u1") == _BRACKET) != lists:
+        return None
+    return array.reshape(len(data), *inner) if is_nested else array
 
 
 def _without(item: Any, key: str) -> dict[str, Any]:

@@ -67,14 +67,19 @@ def _numbers(document: memoryview, start: int) -> JsonNumbers | None:
     return None
 
 
-def read(numbers: JsonNumbers) -> Iterator[list[Any]]:
-    """The elements of the outer list, some at a time. Raises orjson.JSONDecodeError."""
+def pieces(numbers: JsonNumbers) -> Iterator[bytes]:
+    """The outer list as several, each the text of a list with some of its elements."""
     for before, end in pairwise(numbers.cuts):
-        piece = orjson.loads(b"".join((b"[", numbers.text[before + 1 : end], b"]")))
-        if not piece:
-            raise orjson.JSONDecodeError("an element is missing", "", 0)
-        yield piece
+        yield b"".join((b"[", numbers.text[before + 1 : end], b"]"))
         time.sleep(_GIVE_WAY_S)
+
+
+def elements(piece: bytes) -> list[Any]:
+    """Of one of them. Raises orjson.JSONDecodeError."""
+    found: list[Any] = orjson.loads(piece)
+    if not found:
+        raise orjson.JSONDecodeError("an element is missing", "", 0)
+    return found
 
 
 def written(array: Array) -> Iterator[bytes]:

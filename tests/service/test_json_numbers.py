@@ -9,7 +9,7 @@ import pytest
 
 from service import codec
 from service.errors import InvalidInputError
-from service.json_numbers import PIECE_BYTES, cut_out, read, written
+from service.json_numbers import PIECE_BYTES, cut_out, elements, pieces, written
 from service.off_the_loop import LARGE_BYTES, SIMD_JSON_COSTS
 from service.protocol import JsonNumbers
 from service.request import parse
@@ -119,4 +119,6 @@ def test_what_is_written_in_pieces_is_what_orjson_writes(array: np.ndarray) -> N
 
 def test_pieces_are_small() -> None:
     _, (numbers,) = (cut := cut_out(body_of(X.tolist()), 10**9, "data"))[0], cut[1].values()
-    assert all(len(json.dumps(piece)) < 2 * PIECE_BYTES for piece in read(numbers))
+    found = list(pieces(numbers))
+    assert all(len(piece) < 2 * PIECE_BYTES for piece in found)
+    assert [row for piece in found for row in elements(piece)] == X.tolist()
