@@ -10,6 +10,7 @@ beside the run itself (docs/decisions/0002).
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
@@ -97,6 +98,7 @@ class Batcher:
         self._enough_rows = 1  # queued, to look at the queue again
         self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
+        self._idle = instances
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -161,7 +163,9 @@ class Batcher:
             if not batch:
                 return
             answered, started = sum(pending.rows for pending in batch), perf_counter()
+            self._idle -= 1
             await self._execute(batch)
+            self._idle += 1
             gathers_until = perf_counter() + GATHERING * (perf_counter() - started)
             del batch  # or an idle instance would keep the last batch's arrays alive
 
@@ -203,10 +207,11 @@ class Batcher:
     def _take(self) -> list[_Pending]:
         """The oldest request and those behind it that merge with it, in order, up to ``max_batch_size`` rows.
 
-        A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
+        Idle instances share what waits: one run of all of it would leave the others without work. A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
         requests none overtakes another; others keep their place. Callers that have just left are dropped.
         """
         batch, rows, left = list[_Pending](), 0, deque[_Pending]()
+        most = min(self._max_batch_size, math.ceil(self._rows_like_the_first() / self._idle))
         while self._queue:
             pending = self._queue.popleft()
             if pending.future.done():
@@ -214,7 +219,7 @@ class Batcher:
                 continue
             if batch and pending.signature != batch[0].signature:
                 left.append(pending)
-            elif batch and rows + pending.rows > self._max_batch_size:
+            elif batch and rows + pending.rows > most:
                 left.append(pending)
                 break
             else:
