@@ -78,15 +78,19 @@ class Batcher:
         run: AsyncRun,
         observer: BatchObserver,
         *,
+        run_alone: AsyncRun | None = None,
         merges: bool,
         instances: int,
         max_batch_size: int,
         max_queue_delay_ms: float,
         max_queue_size: int,
     ) -> None:
-        """merges: False for a model without a batch axis, whose requests then run one by one."""
+        """merges: False for a model without a batch axis, whose requests then run one by one.
+
+        run_alone: in place of ``run`` while nothing else runs or waits.
+        """
         self._name = name
-        self._run = run
+        self._run, self._run_alone = run, run_alone or run
         self._observer = observer
         self._merges = merges
         self._instances = instances
@@ -98,7 +102,7 @@ class Batcher:
         self._enough_rows = 1  # queued, to look at the queue again
         self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
-        self._idle = instances
+        self._running = self._running_rows = 0
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -163,9 +167,11 @@ class Batcher:
             if not batch:
                 return
             answered, started = sum(pending.rows for pending in batch), perf_counter()
-            self._idle -= 1
+            self._running += 1
+            self._running_rows += answered
             await self._execute(batch)
-            self._idle += 1
+            self._running -= 1
+            self._running_rows -= answered
             gathers_until = perf_counter() + GATHERING * (perf_counter() - started)
             del batch  # or an idle instance would keep the last batch's arrays alive
 
@@ -207,11 +213,14 @@ class Batcher:
     def _take(self) -> list[_Pending]:
         """The oldest request and those behind it that merge with it, in order, up to ``max_batch_size`` rows.
 
-        Idle instances share what waits: one run of all of it would leave the others without work. A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
-        requests none overtakes another; others keep their place. Callers that have just left are dropped.
+        It is no more than an instance's share of all that waits or runs: a longer run would leave the others without
+        work, or with work for a row or two at a time. A request of more rows than that runs alone. The first that does
+        not fit ends the batch, so that of equal requests none overtakes another; others keep their place. Callers that
+        have just left are dropped.
         """
         batch, rows, left = list[_Pending](), 0, deque[_Pending]()
-        most = min(self._max_batch_size, math.ceil(self._rows_like_the_first() / self._idle))
+        share = math.ceil((self._rows_like_the_first() + self._running_rows) / self._instances)
+        most = min(self._max_batch_size, share)
         while self._queue:
             pending = self._queue.popleft()
             if pending.future.done():
@@ -233,7 +242,8 @@ class Batcher:
         """Run a batch and give every caller its rows; any failure reaches every caller."""
         started = perf_counter()
         try:
-            outputs = await self._run(self._merged(batch))
+            is_alone = not self._queue and self._running == 1
+            outputs = await (self._run_alone if is_alone else self._run)(self._merged(batch))
             for pending, answer in zip(batch, self._split(outputs, batch), strict=True):
                 pending.resolve(answer)
             self._observer.observe_batch(

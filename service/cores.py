@@ -9,9 +9,14 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def available_cores(cgroup: Path = CGROUP) -> int:
     """At least 1: the smaller of the scheduler's affinity and the cgroup's CPU quota (v2, else v1), rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(usable_cores())
     quota = _quota(cgroup)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the cores that the scheduler may put this process on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _quota(cgroup: Path) -> float | None:

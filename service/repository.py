@@ -1,6 +1,7 @@
 """The models of a folder: found, checked, loaded, looked up by name and version, and closed."""
 
 import asyncio
+import gc
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,16 @@ class Entry:
         return self.model
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """An artifact whose certificate holds here, and what runs it."""
+
+    manifest: Manifest
+    certificate: Certificate
+    instances: list[Run]
+    wide: Run | None  # has the threads of every core
+
+
 class ModelRepository:
     """(name, version) -> what serves it. A request's name is looked up here; it never touches a path."""
 
@@ -95,6 +106,9 @@ class ModelRepository:
         for entry in models:
             await self._load(entry)
         self._all_tried = True
+        # What is there now stays: the collector need not look at it again, which took 1 % of all time.
+        gc.collect()
+        gc.freeze()
         ready, operations = (
             sum(entry.state == READY for entry in entries)
             for entries in (models, [entry for entry in self._all() if entry.name in OPERATIONS])
@@ -135,20 +149,20 @@ class ModelRepository:
 
     async def _load(self, entry: Entry) -> None:
         try:
-            manifest, measured, instances = await asyncio.to_thread(self._check, entry)
+            loaded = await asyncio.to_thread(self._check, entry)
         except ArtifactError as error:
             entry.state, entry.reason = UNAVAILABLE, str(error)
         except Exception:
             logger.exception("%s/%s failed while it was loaded", entry.name, entry.version)
             entry.state, entry.reason = UNAVAILABLE, "it failed while it was loaded; the server's log says why"
         else:
-            entry.model = self._serve(entry, manifest, measured, instances)
+            entry.model = self._serve(entry, loaded)
             entry.state = READY
             entry.metrics.set_ready(True)
         if entry.state == UNAVAILABLE:
             logger.error("%s/%s is not served: %s", entry.name, entry.version, entry.reason)
 
-    def _check(self, entry: Entry) -> tuple[Manifest, Certificate, list[Run]]:
+    def _check(self, entry: Entry) -> "_Loaded":
         """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
         if not entry.version or entry.folder is None:
             raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
@@ -174,7 +188,11 @@ class ModelRepository:
         instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
         for run in instances[1:]:  # the first has run already
             certificate.warm_up(run, artifact.manifest)
-        return artifact.manifest, measured, instances
+        # A run on other threads may only stand in for one of these where it has the same bits.
+        widest = max(runs)
+        has_the_bits = all(claim.holds for claim in measured.claims if claim.claim == "thread_invariant")
+        is_wide = serving < widest <= available_cores() and has_the_bits
+        return _Loaded(artifact.manifest, measured, instances, runs[widest] if is_wide else None)
 
     def _broken(self, entry: Entry, exported: Certificate, here: Certificate, provider: Provider) -> str:
         """Why it is not served: a claim that held at export does not hold here, and that is enforced."""
@@ -186,13 +204,14 @@ class ModelRepository:
         claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
         return f"its certificate does not hold on this machine: {claims}; on {provider}"
 
-    def _serve(self, entry: Entry, manifest: Manifest, measured: Certificate, instances: list[Run]) -> ServedModel:
-        settings = self._settings
-        onnx_model = OnnxModel(entry.name, instances)
+    def _serve(self, entry: Entry, loaded: "_Loaded") -> ServedModel:
+        settings, manifest = self._settings, loaded.manifest
+        onnx_model = OnnxModel(entry.name, loaded.instances, loaded.wide)
         batcher = Batcher(
             entry.name,
             onnx_model.run,
             entry.metrics,
+            run_alone=onnx_model.run_alone,
             merges=manifest.batch_axis is not None,
             instances=self._instances,
             max_batch_size=min(settings.max_batch_size, manifest.max_rows),
@@ -200,7 +219,7 @@ class ModelRepository:
             max_queue_size=settings.max_queue_size,
         )
         batcher.start()
-        return ServedModel(manifest, measured, entry.metrics, onnx_model, batcher, settings, self._instances)
+        return ServedModel(manifest, loaded.certificate, entry.metrics, onnx_model, batcher, settings, self._instances)
 
     async def close(self) -> None:
         """Close every model that serves."""

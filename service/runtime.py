@@ -1,12 +1,27 @@
-"""A model that computes: sessions of one graph, run by as many threads so that the event loop stays free."""
+"""A model that computes: sessions of one graph, each run by a thread of its own so that the event loop stays free."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from dataclasses import dataclass
+from threading import get_native_id
 
 from service.certificate import Run
+from service.cores import available_cores, usable_cores
 from service.protocol import Arrays
+
+# Of the threads that compute, beside the event loop: what it has to do is short, and they wait for it
+# (docs/decisions/0009).
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """A session and its thread: both stay on one core, where the weights are in the cache."""
+
+    run: Run
+    thread: ThreadPoolExecutor
 
 
 class OnnxModel:
@@ -16,24 +31,53 @@ class OnnxModel:
     docs/decisions/0003-a-session-an-instance.md.
     """
 
-    def __init__(self, name: str, instances: Sequence[Run]) -> None:
+    def __init__(self, name: str, instances: Sequence[Run], wide: Run | None = None) -> None:
+        """wide: a session of as many threads as there are cores, for the run that has them all to itself."""
+        cores = cores_for(len(instances))
         # Threads of its own: a slow model must not hold up a fast one.
-        self._threads = ThreadPoolExecutor(len(instances), thread_name_prefix=name)
-        self._idle = SimpleQueue[Run]()
-        for run in instances:
-            self._idle.put(run)
+        self._instances = [
+            _Instance(run, _thread(f"{name}-{number}", cores[number] if cores else None))
+            for number, run in enumerate(instances)
+        ]
+        self._idle = list(self._instances)
+        self._wide = None if wide is None else _Instance(wide, _thread(f"{name}-wide", None))
+
+    async def run_alone(self, inputs: Arrays) -> Arrays:
+        """The same as :meth:`run`, sooner, with every core; while others run too it would slow them down."""
+        return await (self.run(inputs) if self._wide is None else _run(self._wide, inputs))
 
     async def run(self, inputs: Arrays) -> Arrays:
-        """Outputs by name for inputs by name, from the next idle session."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, inputs)
-
-    def _run(self, inputs: Arrays) -> Arrays:
-        run = self._idle.get_nowait()  # there are as many sessions as threads
+        """Outputs by name for inputs by name, from the idle session that ran last; no more at once than instances."""
+        instance = self._idle.pop()
         try:
-            return run(inputs)
+            return await _run(instance, inputs)
         finally:
-            self._idle.put(run)
+            self._idle.append(instance)
 
     def close(self) -> None:
         """Wait for the runs under way and end the threads."""
-        self._threads.shutdown()
+        for instance in (*self._instances, *([self._wide] if self._wide else [])):
+            instance.thread.shutdown()
+
+
+async def _run(instance: _Instance, inputs: Arrays) -> Arrays:
+    return await asyncio.get_running_loop().run_in_executor(instance.thread, instance.run, inputs)
+
+
+def cores_for(instances: int) -> list[int]:
+    """A core for each instance; none where they would not have it for themselves.
+
+    A quota of the cgroup leaves open which cores are meant: all that are limited by one would choose the same.
+    """
+    cores = usable_cores()
+    return cores if instances == len(cores) == available_cores() else []
+
+
+def _thread(name: str, core: int | None) -> ThreadPoolExecutor:
+    def begin() -> None:
+        if hasattr(os, "sched_setaffinity"):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)  # Linux: of the thread
+            if core is not None:
+                os.sched_setaffinity(0, {core})
+
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begin)
