@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test format export experiments bench load clean
+.PHONY: help serve test format export experiments bench bench-peers load clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -11,6 +11,7 @@ help:
 	@echo 'make export       export every artifact again from its checkpoint, and the graphs of the operations'
 	@echo 'make experiments  train the models again and redraw the figures (QUICK=1: a small version, in minutes)'
 	@echo 'make bench        measure the service against raw onnxruntime and a naive server; writes the table of the README (half an hour)'
+	@echo 'make bench-peers  the same, and other servers with the same model under the same load, installed into build/peers'
 	@echo 'make load         load-test a running server of your own: URL= MODEL= USERS= SECONDS=; all settings: docs/load-testing.md'
 	@echo 'make clean        remove what was built'
 
@@ -36,6 +37,9 @@ experiments: .venv/everything-installed
 bench: .venv/everything-installed .venv/debian-installed
 	.venv/bin/pytest bench/micro --benchmark-columns=median,iqr,ops
 	.venv/bin/python -m bench
+
+bench-peers: .venv/everything-installed .venv/debian-installed
+	.venv/bin/python -m bench --peers
 
 # Set here and not with ?=, so that a MODEL or a URL of the environment, meant for something else, is not loaded.
 load: URL = http://127.0.0.1:8000
