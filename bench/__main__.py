@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each section (5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="that each way takes in a round (3)")
+    parser.add_argument("--peers", action="store_true", help="the other servers too; installs them into build/peers")
     parser.add_argument("--only", help="one section: measure it, print its figures, write nothing")
     parser.add_argument("--print", action="store_true", help="print the last results again, measure nothing")
     options = parser.parse_args(arguments)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     effort = Effort(options.rounds, options.seconds)
     with console.status("exporting the encoders") as status:
         sections.export_models()
-        found = measure(effort, lambda text: status.update(text), options.only)
+        found = measure(effort, lambda text: status.update(text), options.only, with_peers=options.peers)
     if options.only:
         console.print_json(data=found)
         return 0
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def measure(effort: Effort, say: sections.Say, only: str | None = None) -> dict[str, object]:
+def measure(
+    effort: Effort, say: sections.Say, only: str | None = None, *, with_peers: bool = False
+) -> dict[str, object]:
     """Every section by its name, or one of them."""
     found: dict[str, object] = {}
 
@@ -59,6 +62,8 @@ def measure(effort: Effort, say: sections.Say, only: str | None = None) -> dict[
 
     if wanted("throughput"):
         found["throughput"] = {model: sections.throughput(model, effort, say) for model in MODELS}
+    if with_peers and wanted("peers"):
+        found["peers"] = sections.peers(MODELS[0], effort, say)
     if wanted("one_row"):
         found["one_row"] = sections.one_row_of_layer_norm(effort, say)
     if wanted("latency"):

@@ -11,7 +11,7 @@ from bench.sections import MODELS, SWEEP, Rounds
 from experiments.figures import new_figure, save_figure
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
-PEERS_IN_JSON = ("litserve", "bentoml", "mlserver")
+PEERS_IN_JSON = ("LitServe", "BentoML", "MLServer")
 COLOURS = {"binary": "#2471a3", "JSON, flat": "#1e8449", "naive": "#c0392b", "raw": "#7f8c8d"}
 
 
@@ -89,16 +89,18 @@ def lines(found: dict[str, Any]) -> list[Line]:
 
 
 def _peers(found: dict[str, Any]) -> list[Line]:
-    """Goals beside the other servers, where these were measured in the same run."""
-    rounds = found["throughput"][MODELS[0]]
+    """Beside the other servers, where these were measured. JSON of all has the digits of a float64."""
+    if "peers" not in found:
+        return []
+    rounds, failed = found["peers"]["rounds"], found["peers"]["failed"]
     table = []
-    for peer in (*PEERS_IN_JSON, "ray", "triton"):
-        ours, goal = ("binary", 1.3) if peer == "triton" else ("JSON, flat", 4.0)
-        if peer in rounds[0]:
-            ratio = values(rounds, ours, "requests_per_second") / values(rounds, peer, "requests_per_second")
-            table.append(line(f"{ours} / {peer}", ratio, goal))
-        elif peer in found.get("peers_failed", {}):
-            table.append(Line(f"{ours} / {peer}", None, found["peers_failed"][peer], goal))
+    for peer, version in found["peers"]["versions"].items():
+        ours, goal = ("binary", 1.3) if "Triton" in peer else ("JSON, nested", 4.0 if peer in PEERS_IN_JSON else 1.0)
+        what = f"{ours} / {peer} {version}"
+        if peer in failed:
+            table.append(Line(what, None, failed[peer], goal))
+        else:
+            table.append(line(what, values(rounds, ours) / values(rounds, peer), goal))
     return table
 
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from bench.load import Load, Loaded, loaded
 from bench.oip import BINARY, encoded
+from bench.peers.catalogue import PEERS
+from bench.peers.measure import measure, prepare
 from bench.raw import RawModel, one_row
 from bench.servers import asgi, normserve
-from bench.ways import ECHO_PORT, NAIVE_PORT, PORT, Way, naive, ours
+from bench.ways import ECHO_PORT, NAIVE_PORT, PORT, naive, ours
 from service.cores import available_cores
 
 MODELS = ("post-ln-encoder", "pre-ln-encoder")
@@ -51,8 +53,8 @@ def raw_model(model: str) -> RawModel:
     return RawModel(REPOSITORY / model / "1", {"x": one_row(SHAPE)}, available_cores())
 
 
-def throughput(model: str, effort: Effort, say: Say, more: dict[str, Way] | None = None) -> Rounds:
-    """Raw, our batcher without HTTP, over HTTP, and the naive server; ``more``: further ways, whose servers run."""
+def throughput(model: str, effort: Effort, say: Say) -> Rounds:
+    """Raw, our batcher without HTTP, over HTTP, and the naive server."""
     raw, row = raw_model(model), one_row(SHAPE)
     settings = raw.best(RAW_SETTINGS)
     say(f"{model}: raw is best with {settings[0]}")
@@ -61,7 +63,7 @@ def throughput(model: str, effort: Effort, say: Say, more: dict[str, Way] | None
         normserve(PORT, model_repository=str(REPOSITORY)) as server,
         asgi("bench.naive_server:app", NAIVE_PORT, NAIVE_MODEL=file) as other,
     ):
-        ways = {**ours(model, row, server), "naive": naive(row, other), **(more or {})}
+        ways = {**ours(model, row, server), "naive": naive(row, other)}
         expected = {name: way.check(raw.answer()) for name, way in ways.items()}
         rounds: Rounds = []
         for number in range(effort.rounds):
@@ -178,6 +180,35 @@ def starts(effort: Effort, say: Say) -> Rounds:
             ready = time.perf_counter() - started
             rounds.append({"ready_s": ready, "resident_bytes": server.resident_bytes()})
     return rounds
+
+
+def peers(model: str, effort: Effort, say: Say) -> dict[str, Any]:
+    """The other servers beside ours: the figures of every round, and why those that failed did."""
+    folder, row = REPOSITORY / model / "1", one_row(SHAPE)
+    wanted = raw_model(model).answer()
+    failed: dict[str, str] = {}
+    rounds: Rounds = []
+    with normserve(PORT, model_repository=str(REPOSITORY)) as server:
+        ways = ours(model, row, server)
+        for number in range(effort.rounds):
+            found: dict[str, Any] = {
+                name: loaded(way.load, connections=CONNECTIONS, seconds=effort.seconds).requests_per_second
+                for name, way in ways.items()
+            }
+            for peer in PEERS:
+                if peer.name in failed:
+                    continue
+                say(f"peers: round {number + 1} of {effort.rounds}, {peer.name}")
+                try:
+                    prepare(peer)
+                    found[peer.name] = measure(
+                        peer, row, wanted, folder, connections=CONNECTIONS, seconds=effort.seconds
+                    )
+                except (RuntimeError, OSError) as error:  # PeerError and wrk's are RuntimeErrors
+                    failed[peer.name] = str(error)
+            rounds.append(found)
+    versions = {peer.name: peer.version for peer in PEERS}
+    return {"rounds": rounds, "failed": failed, "versions": versions}
 
 
 def bf16(model: str, effort: Effort, say: Say) -> Rounds | str:

@@ -8,28 +8,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.load import requests_per_second
-from bench.peers.catalogue import PEERS, Peer
+from bench.peers.catalogue import PEERS
 from bench.peers.contract import open_session
-from bench.peers.environment import PeerError, install, is_installed
-from bench.peers.process import ask, serving
+from bench.peers.environment import is_installed
+from bench.peers.measure import measure, prepare
 
-PORT = 8461  # and the next, where MLServer has its gRPC
 MODEL = Path("build/bench/models/post-ln-encoder/1")
-CONNECTIONS, WARM_SECONDS, SECONDS = 16, 3, 3
-
-
-def measure(peer: Peer, x: np.ndarray, wanted: np.ndarray, model: Path) -> float:
-    """Requests a second, after it answered one as onnxruntime does. Raises PeerError, or RuntimeError of wrk."""
-    load = peer.load(x, PORT, model)
-    with serving(peer, PORT, model):
-        y = ask(peer, load)
-        if y.shape != wanted.shape or not np.allclose(y, wanted, rtol=1e-4, atol=1e-5):
-            raise PeerError(
-                f"does not answer as onnxruntime does: {y.shape}, {y.ravel()[:3]}, not {wanted.ravel()[:3]}"
-            )
-        requests_per_second(load, connections=CONNECTIONS, seconds=WARM_SECONDS)
-        return requests_per_second(load, connections=CONNECTIONS, seconds=SECONDS)
+CONNECTIONS, SECONDS = 16, 3
 
 
 def main() -> int:
@@ -55,9 +40,9 @@ def main() -> int:
         try:
             if not is_installed(peer):
                 console.print(f"{peer.name} {peer.version}: installing")
-                install(peer, given.shared_python if peer.needs_shared_python else None)
+            prepare(peer, given.shared_python)
             console.print(f"{peer.name} {peer.version}: measuring")
-            found = f"{measure(peer, x, wanted, given.model):.0f}"
+            found = f"{measure(peer, x, wanted, given.model, connections=CONNECTIONS, seconds=SECONDS):.0f}"
         except (RuntimeError, OSError) as error:  # PeerError and wrk's are RuntimeErrors
             found, failed = f"failed: {error}", True
         table.add_row(peer.name, peer.version, found)
