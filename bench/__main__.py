@@ -1,8 +1,9 @@
 """``python -m bench``: measure everything, print the table, and write it, the figures and the plot down."""
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench.sections import MODELS, Effort
 from experiments.results import read_results, write_results
 
 RESULTS = Path("bench/results")
+UNFINISHED = Path("build/bench/sections.json")
+SECTIONS = ("throughput", "peers", "one_row", "latency", "connections", "open_loop", "starts", "bf16")
 PAGES = (Path("README.md"), Path("docs/performance.md"))
 VERSIONS = ("onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson", "fastapi")
 
@@ -26,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of each section (5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="that each way takes in a round (3)")
     parser.add_argument("--peers", action="store_true", help="the other servers too; installs them into build/peers")
-    parser.add_argument("--only", help="one section: measure it, print its figures, write nothing")
+    parser.add_argument("--only", choices=SECTIONS, help="measure one section and print its figures")
+    parser.add_argument("--resume", action="store_true", help="go on behind the last section that was finished")
     parser.add_argument("--print", action="store_true", help="print the last results again, measure nothing")
     options = parser.parse_args(arguments)
     console = Console()
@@ -34,9 +38,11 @@ def main(arguments: Sequence[str]) -> int:
         show(lines(read_results("http", RESULTS)), console)
         return 0
     effort = Effort(options.rounds, options.seconds)
+    wanted = [options.only] if options.only else [name for name in SECTIONS if name != "peers" or options.peers]
+    begun = json.loads(UNFINISHED.read_text()) if options.resume and UNFINISHED.exists() else {}
     with console.status("exporting the encoders") as status:
         sections.export_models()
-        found = measure(effort, lambda text: status.update(text), options.only, with_peers=options.peers)
+        found = measure(effort, lambda text: status.update(text), wanted, begun)
     if options.only:
         console.print_json(data=found)
         return 0
@@ -51,31 +57,23 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def measure(
-    effort: Effort, say: sections.Say, only: str | None = None, *, with_peers: bool = False
-) -> dict[str, object]:
-    """Every section by its name, or one of them."""
-    found: dict[str, object] = {}
-
-    def wanted(name: str) -> bool:
-        return only in (None, name)
-
-    if wanted("throughput"):
-        found["throughput"] = {model: sections.throughput(model, effort, say) for model in MODELS}
-    if with_peers and wanted("peers"):
-        found["peers"] = sections.peers(MODELS[0], effort, say)
-    if wanted("one_row"):
-        found["one_row"] = sections.one_row_of_layer_norm(effort, say)
-    if wanted("latency"):
-        found["latency"] = sections.latency(MODELS[0], effort, say)
-    if wanted("connections"):
-        found["connections"] = sections.connections(MODELS[0], effort, say)
-    if wanted("open_loop"):
-        found["open_loop"] = sections.open_loop(MODELS[0], effort, say)
-    if wanted("starts"):
-        found["starts"] = sections.starts(effort, say)
-    if wanted("bf16"):
-        found["bf16"] = sections.bf16(MODELS[0], effort, say)
+def measure(effort: Effort, say: sections.Say, wanted: Sequence[str], found: dict[str, object]) -> dict[str, object]:
+    """The sections that are wanted and not yet found, each written down as soon as it is there."""
+    first = MODELS[0]
+    ways: dict[str, Callable[[], object]] = {
+        "throughput": lambda: {model: sections.throughput(model, effort, say) for model in MODELS},
+        "peers": lambda: sections.peers(first, effort, say),
+        "one_row": lambda: sections.one_row_of_layer_norm(effort, say),
+        "latency": lambda: sections.latency(first, effort, say),
+        "connections": lambda: sections.connections(first, effort, say),
+        "open_loop": lambda: sections.open_loop(first, effort, say),
+        "starts": lambda: sections.starts(effort, say),
+        "bf16": lambda: sections.bf16(first, effort, say),
+    }
+    for name, way in ways.items():
+        if name in wanted and name not in found:
+            found[name] = way()
+            UNFINISHED.write_text(json.dumps(found))
     return found
 
 

@@ -1,5 +1,6 @@
 """What ``make bench`` measures. Each section returns the figures of every round; in a round its ways take turns."""
 
+import re
 import subprocess
 import sys
 import time
@@ -165,8 +166,8 @@ def open_loop(model: str, effort: Effort, say: Say) -> Rounds:
             rate = OPEN_LOOP_SHARE * capacity
             command = [*locust, "--rate", f"{rate:.1f}"]
             said = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-            figures = {line.split()[0]: float(line.split()[1]) for line in said.splitlines() if line[:1] in "pr"}
-            rounds.append({"rate": rate, **{name: figures[name] for name in ("requests/s", "p50", "p99")}})
+            figures = dict(re.findall(r"^(requests/s|p50|p99) +([\d.]+)", said, re.MULTILINE))
+            rounds.append({"rate": rate, **{name: float(figure) for name, figure in figures.items()}})
         return rounds
 
 

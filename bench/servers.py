@@ -56,7 +56,7 @@ def running(command: Sequence[str | Path], ready: str, **environment: str) -> It
         except RuntimeError as error:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
-            raise RuntimeError(f"{error}: {said[-1] if said else 'it said nothing'}") from error
+            raise RuntimeError(said[-1] if said else str(error)) from error
         yield Server(psutil.Process(started.pid))
 
 
@@ -92,7 +92,7 @@ def _wait(process: subprocess.Popen[bytes], ready: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended with {process.returncode} before {ready} answered")
+            raise RuntimeError(f"the server ended with {process.returncode} before {ready} answered")
         try:
             with urlopen(ready):  # noqa: S310  # our own address
                 return

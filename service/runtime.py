@@ -4,8 +4,8 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from threading import get_native_id
 
 from service.certificate import Run
 from service.cores import available_cores, usable_cores
@@ -75,8 +75,10 @@ def cores_for(instances: int) -> list[int]:
 
 def _thread(name: str, core: int | None) -> ThreadPoolExecutor:
     def begin() -> None:
-        if hasattr(os, "sched_setaffinity"):
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)  # Linux: of the thread
+        if not hasattr(os, "sched_setaffinity"):  # only Linux has it, and only there is a niceness the thread's alone
+            return
+        with suppress(OSError):  # a sandbox may forbid it; nothing but speed depends on it
+            os.setpriority(os.PRIO_PROCESS, 0, min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS))
             if core is not None:
                 os.sched_setaffinity(0, {core})
 
