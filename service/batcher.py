@@ -1,7 +1,7 @@
 """Dynamic batching: requests that wait while the model is busy share its next run.
 
-It knows arrays and rows, neither HTTP nor ONNX. Waiting costs nothing while the model is idle: a request that finds a
-free instance runs at once, and only what has queued up behind busy instances is merged.
+It knows arrays and rows, neither HTTP nor ONNX. Waiting costs nothing while the model is idle: a request that finds it
+so runs at once, and only what has queued up behind busy instances is merged.
 
 Clients that wait for their answer before they ask again come back just after their batch, one after the other. The
 first would run alone; so an instance that has just answered some rows waits for as many, for a moment that is short
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 AsyncRun = Callable[[Any], Awaitable[Arrays]]
 
 GATHERING = 0.05  # of the last run's time
+LEAST_GATHERING_S = 5e-4  # for less, uvloop's timers, which count whole milliseconds, are no use
 
 
 class BatchObserver(Protocol):
@@ -154,6 +155,7 @@ class Batcher:
             with suppress(ValueError):  # it has been taken into a batch already
                 self._queue.remove(pending)  # a caller that left must not keep others out of the queue
                 self._queued_rows -= pending.rows
+                self._look.set()  # what is enough to look at was counted with it
             raise
         finally:
             self._observer.pending_changed(-1)
@@ -169,10 +171,13 @@ class Batcher:
             answered, started = sum(pending.rows for pending in batch), perf_counter()
             self._running += 1
             self._running_rows += answered
-            await self._execute(batch)
-            self._running -= 1
-            self._running_rows -= answered
-            gathers_until = perf_counter() + GATHERING * (perf_counter() - started)
+            try:
+                await self._execute(batch)
+            finally:
+                self._running -= 1
+                self._running_rows -= answered
+            moment, answered = GATHERING * (perf_counter() - started), min(answered, self._max_batch_size)
+            gathers_until = perf_counter() + (moment if moment >= LEAST_GATHERING_S else 0)
             del batch  # or an idle instance would keep the last batch's arrays alive
 
     async def _form(self, answered: int, gathers_until: float) -> list[_Pending]:
@@ -200,7 +205,9 @@ class Batcher:
         """Until so many rows are queued, of whatever kind, or so long; or the batcher is being closed."""
         self._enough_rows = max(enough_rows, self._queued_rows + 1)
         self._look.clear()
-        timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._look.set)
+        # Rounded up: what uvloop rounds to no time at all would be waited for by asking again and again.
+        whole = None if seconds is None else math.ceil(seconds * 1e3) / 1e3
+        timer = None if whole is None else asyncio.get_running_loop().call_later(whole, self._look.set)
         await self._look.wait()
         if timer is not None:
             timer.cancel()
@@ -219,8 +226,9 @@ class Batcher:
         have just left are dropped.
         """
         batch, rows, left = list[_Pending](), 0, deque[_Pending]()
-        share = math.ceil((self._rows_like_the_first() + self._running_rows) / self._instances)
-        most = min(self._max_batch_size, share)
+        most = self._max_batch_size
+        if not self._max_queue_delay_s:  # who waits for full batches wants them full
+            most = min(most, math.ceil((self._rows_like_the_first() + self._running_rows) / self._instances))
         while self._queue:
             pending = self._queue.popleft()
             if pending.future.done():

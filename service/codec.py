@@ -356,11 +356,15 @@ def _binary_text(
     kinds: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...],
 ) -> bytes:
     """The JSON in front of binary tensors of these datatypes and shapes, which is the same in answer after answer."""
-    empty = {
-        name: np.broadcast_to(np.empty((), dtype), shape)
-        for (name, _), (dtype, shape) in zip(outputs, kinds, strict=True)
-    }
-    return b"".join(_encode(Wanted(None, outputs, nonfinite_as_null=False), model_name, model_version, empty).text)
+    described = []
+    for (name, _), (dtype, shape) in zip(outputs, kinds, strict=True):
+        size = math.prod(shape) * dtype.itemsize
+        described.append(_described(name, dtype, shape) | {"parameters": {"binary_data_size": size}})
+    return orjson.dumps({"model_name": model_name, "model_version": model_version, "outputs": described})
+
+
+def _described(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": DATATYPE_OF[dtype], "shape": list(shape)}
 
 
 def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays) -> Answer:
@@ -370,7 +374,7 @@ def _encode(wanted: Wanted, model_name: str, model_version: str, arrays: Arrays)
     text, tensors = [orjson.dumps(document)[:-1], b',"outputs":['], list[memoryview]()
     for name, is_binary in wanted.outputs:
         array = np.ascontiguousarray(arrays[name])
-        entry: dict[str, Any] = {"name": name, "datatype": DATATYPE_OF[array.dtype], "shape": list(array.shape)}
+        entry = _described(name, array.dtype, array.shape)
         if is_binary:
             tensors.append(array.data.cast("B"))
             entry["parameters"] = {"binary_data_size": array.nbytes}

@@ -4,7 +4,6 @@ An ASGI application of its own, called before any router or middleware: on the w
 22 us, more than onnxruntime for ``layer_norm`` of one row. ``openapi.py`` documents it by hand.
 """
 
-import asyncio
 import logging
 from time import perf_counter
 from typing import Any
@@ -16,7 +15,7 @@ from service import codec
 from service.body import read_body
 from service.errors import ServiceError
 from service.handlers import error_response, unexpected_response
-from service.off_the_loop import JSON_COSTS, LARGE_BYTES, SIMD_JSON_COSTS, size_of
+from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.protocol import HEADER_LENGTH, Arrays
 from service.repository import ModelRepository
 from service.request import json_length
@@ -57,21 +56,15 @@ class Infer:
         header = headers.get(_HEADER_LENGTH)
         started = perf_counter()
         length = None if header is None else json_length(header, len(body))
-        work = len(body) + (SIMD_JSON_COSTS - 1) * (len(body) if length is None else length)
-        if work <= LARGE_BYTES:
-            plan, inputs = _decoded(model, body, length)
-        else:
-            plan, inputs = await asyncio.to_thread(_decoded, model, body, length)
+        work = len(body) + (JSON_COSTS - 1) * (len(body) if length is None else length)
+        plan, inputs = await off_the_loop(work, _decoded, model, body, length)
         decoded = perf_counter()
         wanted, running = plan.wanted, model.run(plan, inputs)
         del body, plan, inputs  # or the request's tensors would be kept as long as its answer
         outputs = await running
         computed = perf_counter()
         work = size_of(outputs) * (1 if wanted.is_binary else JSON_COSTS)
-        if work <= LARGE_BYTES:
-            response = _encoded(model, wanted, outputs)
-        else:
-            response = await asyncio.to_thread(_encoded, model, wanted, outputs)
+        response = await off_the_loop(work, _encoded, model, wanted, outputs)
         model.metrics.decode_seconds.observe(decoded - started)
         model.metrics.encode_seconds.observe(perf_counter() - computed)
         return response

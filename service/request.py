@@ -8,7 +8,7 @@ import orjson
 from service.errors import InvalidInputError, shown
 from service.json_document import read_document
 from service.json_numbers import cut_out
-from service.off_the_loop import LARGE_BYTES, SIMD_JSON_COSTS
+from service.off_the_loop import JSON_COSTS, LARGE_BYTES, SIMD_JSON_COSTS
 from service.protocol import HEADER_LENGTH, InferenceRequest, JsonNumbers, Parameters, RequestedOutput, RequestInput
 
 # Before anything is done for each of them; far above what any model has.
@@ -61,10 +61,10 @@ def _document(body: bytes | bytearray, length: int | None) -> tuple[dict[str, An
     length = len(body) if length is None else length
     text: bytes | memoryview = memoryview(body)[:length]
     numbers: dict[str, JsonNumbers] = {}
-    if SIMD_JSON_COSTS * length > LARGE_BYTES:
-        text, numbers = cut_out(body, length, "data")
-    elif (document := read_document(memoryview(text))) is not None:
+    if SIMD_JSON_COSTS * length <= LARGE_BYTES and (document := read_document(memoryview(text))) is not None:
         return document, {}
+    if JSON_COSTS * length > LARGE_BYTES:
+        text, numbers = cut_out(body, length, "data")
     return _object(parse_json(text, hint), "the body"), numbers
 
 

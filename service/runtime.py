@@ -11,8 +11,8 @@ from service.certificate import Run
 from service.cores import available_cores, usable_cores
 from service.protocol import Arrays
 
-# Of the threads that compute, beside the event loop: what it has to do is short, and they wait for it
-# (docs/decisions/0009).
+# Of the threads that run sessions, beside the event loop: what it has to do is short, and they wait for it
+# (docs/decisions/0009). Threads that onnxruntime adds for a wide run stay as they are.
 NICENESS = 10
 
 

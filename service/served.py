@@ -48,7 +48,10 @@ class Plans:
         key = bytes(body[:length]), len(body)
         plan = self._known.get(key)
         if plan is None:
-            plan = self.fresh(parse(body, length))
+            request = parse(body, length)
+            plan = self.fresh(request)
+            if not all(isinstance(sent.data, slice) for sent in request.inputs):
+                return plan, binary  # it holds values of its own
             if len(self._known) >= KNOWN_HEADERS:
                 self._known.clear()  # large bodies are read in threads, and this is safe in any
             self._known[key] = plan

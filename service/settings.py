@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         description="Batches of one model that run at the same time; none given: as many as cores, over the threads.",
     )
     intra_op_threads: int = Field(
-        1, ge=1, description="Threads of one run. More answer a lone request sooner and many requests more slowly."
+        1, ge=1, description="Threads of one run; a run that has the machine to itself has those of every core."
     )
     max_batch_size: int = Field(
         64, ge=1, description="Rows merged into one run. A request of more rows runs alone, up to the model's max_rows."

@@ -356,3 +356,49 @@ async def test_a_lone_client_is_never_made_to_wait() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         assert again.done()
+
+
+async def test_idle_instances_share_what_waits() -> None:
+    runner = HeldRunner()
+    async with batcher(runner.run, instances=2, max_batch_size=64) as served:
+        waiting = await queued(*(served.submit(rows(1)) for _ in range(6)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert sorted(runner.batch_rows) == [3, 3]
+        runner.release()
+        await asyncio.gather(*waiting)
+
+
+async def test_a_delay_fills_batches_also_beside_an_idle_instance() -> None:
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, instances=2, max_batch_size=8, max_queue_delay_ms=5_000) as served:
+        async with asyncio.timeout(2):
+            await asyncio.gather(*(served.submit(rows(1)) for _ in range(8)))
+    assert runner.batch_rows == [8]
+
+
+async def test_a_batch_is_full_when_it_is_though_others_have_left() -> None:
+    runner = HeldRunner()
+    runner.release()
+    async with batcher(runner.run, max_batch_size=8, max_queue_delay_ms=5_000) as served:
+        (first,) = await queued(served.submit(rows(1)))
+        (left,) = await queued(served.submit(rows(20, width=3)))
+        await asyncio.sleep(0)
+        left.cancel()
+        async with asyncio.timeout(2):
+            await asyncio.gather(first, *(served.submit(rows(1)) for _ in range(7)))
+    assert runner.batch_rows == [8]
+
+
+async def test_a_lone_run_is_told_apart_from_those_beside_others() -> None:
+    held, alone = HeldRunner(), HeldRunner()
+    async with batcher(held.run, run_alone=alone.run, instances=2) as served:
+        first = asyncio.create_task(served.submit(rows(1)))
+        await alone.started.wait()
+        second = asyncio.create_task(served.submit(rows(1)))
+        await held.started.wait()
+        alone.release()
+        held.release()
+        await asyncio.gather(first, second)
+    assert (alone.batch_rows, held.batch_rows) == ([1], [1])

@@ -6,12 +6,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service import codec, json_document
 from service.errors import InvalidInputError
 from service.json_document import MOST_LISTS, read_document
+from service.protocol import JsonNumbers
 from service.request import parse
 
 DATATYPES = ["FP32", "FP64", "FP16", "INT8", "INT64", "UINT8", "UINT64", "BOOL", "FP8", ""]
@@ -64,11 +65,12 @@ def tensors(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         for size in reversed(shape[1:]):
             data = [data[start : start + size] for start in range(0, len(data), max(1, size))]
-    if data and isinstance(data[0], list) and draw(st.booleans()):
+    if data and isinstance(data[-1], list) and draw(st.booleans()):
         data[-1] = data[-1][: draw(st.integers(0, 4))]
     return tensor_of(data, shape, draw(st.sampled_from(DATATYPES)))
 
 
+@settings(deadline=None)
 @given(st.lists(tensors(), min_size=1, max_size=2))
 @example([tensor_of([[1], [2, 3]], [2, 2])])
 @example([tensor_of([1, [2], 3], [3])])
@@ -117,3 +119,10 @@ def test_what_is_sound_becomes_arrays(data: Any, more: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_what_is_unusual_is_left_to_orjson(body: bytes) -> None:
     assert read_document(memoryview(body)) is None
+
+
+def test_a_body_of_many_short_rows_is_cut_into_pieces_where_it_is_large() -> None:
+    rows = np.zeros((20_000, 2), int).tolist()
+    (sent,) = parse(body_of(tensor_of(rows, [20_000, 2], "INT64")), None).inputs
+    assert isinstance(sent.data, JsonNumbers)
+    assert codec.reader(sent)(b"").shape == (20_000, 2)
