@@ -155,7 +155,7 @@ def draw(found: dict[str, Any], folder: Path) -> Path:
     """Throughput and latency over connections, against raw and naive."""
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
-    raw = float(np.median(values(found["connections"], "raw")))
+    raw = float(np.median(values(found["throughput"][MODELS[0]], "raw", "requests_per_second")))
     left.axhline(raw, color=COLOURS["raw"], linestyle="--", label="raw session.run, best setting")
     for name in ("binary", "JSON, flat", "naive"):
         left.plot(SWEEP, sweep(found, name, "requests_per_second"), marker="o", color=COLOURS[name], label=name)

@@ -131,8 +131,7 @@ def latency(model: str, effort: Effort, say: Say) -> Rounds:
 
 def connections(model: str, effort: Effort, say: Say) -> Rounds:
     """Throughput and latency from one connection to 256."""
-    raw, row = raw_model(model), one_row(SHAPE)
-    setting = raw.best(1)[0]
+    row = one_row(SHAPE)
     file = str(REPOSITORY / model / "1" / "model.onnx")
     with (
         normserve(PORT, model_repository=str(REPOSITORY), max_queue_size=str(2 * max(SWEEP))) as server,
@@ -142,7 +141,7 @@ def connections(model: str, effort: Effort, say: Say) -> Rounds:
         del ways["JSON, nested"]
         rounds: Rounds = []
         for number in range(effort.rounds):
-            found: dict[str, Any] = {"raw": raw.rate(setting, effort.seconds).rows_per_second}
+            found: dict[str, Any] = {}
             for count in SWEEP:
                 say(f"connections: round {number + 1} of {effort.rounds}, {count} connections")
                 for name, way in ways.items():
