@@ -167,7 +167,8 @@ def draw(found: dict[str, Any], folder: Path) -> Path:
         axes.set_xticks(SWEEP, [str(count) for count in SWEEP])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.36))
+    right.legend(fontsize=8)
     machine = found["machine"]
     caption = f"post-ln-encoder, one row of 32 x 256; {machine['processor']}, {machine['cores']} cores; {found['date']}"
     return save_figure(figure, "connections", caption, folder)
