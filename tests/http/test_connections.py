@@ -1,4 +1,4 @@
-"""Connections as HTTP has them: answers that are written at once must keep to the rules of those that are not."""
+"""Connections as HTTP has them: many requests on one, at once or byte by byte, and how they end."""
 
 import socket
 from collections.abc import Iterator
@@ -103,24 +103,3 @@ def test_a_body_that_comes_byte_by_byte_is_a_body(process_address: str) -> None:
         for start in range(0, len(whole), 97):
             client.socket.sendall(whole[start : start + 97])
         assert y_of(client.answer()).shape == (768,)
-
-
-def test_a_client_that_does_not_read_gets_all_answers_once_it_does(process_address: str) -> None:
-    """More than a socket holds: the answers of later requests are not written past those that still wait."""
-    count = 2000
-    with connected(process_address) as client:
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.socket.settimeout(60)
-        sent = 0
-        client.socket.setblocking(False)
-        pending = request() * count
-        try:
-            while sent < len(pending):
-                sent += client.socket.send(pending[sent : sent + 2**16])
-        except BlockingIOError:
-            pass
-        assert 0 < sent < len(pending)  # the server stopped reading, for it could not write
-        client.socket.settimeout(60)
-        first = y_of(client.answer())
-        for _ in range(sent // len(request()) - 1):
-            assert y_of(client.answer()).tobytes() == first.tobytes()
