@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -56,10 +57,10 @@ class Loaded:
     p99_s: float
 
 
-def answer_to(load: Load) -> tuple[bytes, dict[str, str]]:
-    """Body and headers (by lower-case name) of one answer. Raises urllib's HTTPError when it is not 200."""
+def answer_to(load: Load) -> tuple[bytes, Message]:
+    """Body and headers (by name in any case) of one answer. Raises urllib's HTTPError when it is not 200."""
     with urlopen(Request(load.url, load.body, load.headers)) as answer:  # noqa: S310  # our own address
-        return answer.read(), {name.lower(): value for name, value in answer.headers.items()}
+        return answer.read(), answer.headers
 
 
 def loaded(load: Load, *, connections: int, seconds: float, expected: bytes | None = None) -> Loaded:

@@ -65,7 +65,7 @@ def calls_per_second(call: Callable[[], Any], seconds: float) -> float:
 def check(load: Load, arrays: dict[str, np.ndarray]) -> None:
     """An answer is layer_norm's. Raises RuntimeError when it is not."""
     content, headers = answer_to(load)
-    if length := headers.get(HEADER_LENGTH.lower()):
+    if length := headers.get(HEADER_LENGTH):
         y = np.frombuffer(content[int(length) :], "f4")
     else:
         document = json.loads(content)

@@ -1,6 +1,5 @@
 """The ways in which a row can be had over HTTP: one request each, the server that answers it, and how to read it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +7,8 @@ import numpy as np
 import orjson
 
 from bench.load import Load, Loaded, answer_to, loaded
-from bench.oip import BINARY, HEADER_LENGTH, JSON, encoded
+from bench.oip import BINARY, JSON, encoded
+from bench.peers import wire
 from bench.servers import Server
 
 PORT, NAIVE_PORT, ECHO_PORT = 8391, 8392, 8393
@@ -21,7 +21,7 @@ class Way:
 
     load: Load
     server: Server
-    read: Callable[[bytes, dict[str, str]], np.ndarray]
+    read: Callable[[bytes, wire.Headers], np.ndarray]
     repeats: bool = True
 
     def check(self, expected: np.ndarray) -> bytes:
@@ -39,27 +39,19 @@ class Way:
         return found, (self.server.cpu_seconds() - before) / found.requests
 
 
-def read_oip(body: bytes, headers: dict[str, str]) -> np.ndarray:
-    """The first output of an answer of the protocol."""
-    if length := headers.get(HEADER_LENGTH.lower()):
-        return np.frombuffer(body[int(length) :], "f4")
-    return np.array(json.loads(body)["outputs"][0]["data"], "f4")
-
-
 def ours(model: str, row: np.ndarray, server: Server) -> dict[str, Way]:
     """The service, in each form that its protocol has. Flat JSON has the fewest digits, nested those of a float64."""
     url = f"http://127.0.0.1:{PORT}/v2/models/{model}/infer"
     tensor = {"name": "x", "datatype": "FP32", "shape": list(row.shape), "data": row.ravel()}
     flat = orjson.dumps({"inputs": [tensor]}, option=orjson.OPT_SERIALIZE_NUMPY)
     return {
-        "binary": Way(Load(url, *encoded({"x": row}, BINARY, {})), server, read_oip),
-        "JSON, flat": Way(Load(url, flat, {"Content-Type": "application/json"}), server, read_oip),
-        "JSON, nested": Way(Load(url, *encoded({"x": row}, JSON, {}, nested=True)), server, read_oip),
+        "binary": Way(Load(url, *encoded({"x": row}, BINARY, {})), server, wire.oip_answer),
+        "JSON, flat": Way(Load(url, flat, {"Content-Type": "application/json"}), server, wire.oip_answer),
+        "JSON, nested": Way(Load(url, *encoded({"x": row}, JSON, {}, nested=True)), server, wire.oip_answer),
     }
 
 
 def naive(row: np.ndarray, server: Server) -> Way:
     """bench/naive_server.py."""
-    body = json.dumps({"x": row.tolist()}).encode()
-    load = Load(f"http://127.0.0.1:{NAIVE_PORT}/infer", body, {"Content-Type": "application/json"})
-    return Way(load, server, lambda body, _: np.array(json.loads(body)["y"], "f4"))
+    load = Load(f"http://127.0.0.1:{NAIVE_PORT}/infer", *wire.plain_request(row))
+    return Way(load, server, wire.plain_answer)

@@ -8,6 +8,7 @@ from bench.load import loaded
 from bench.peers.catalogue import Peer
 from bench.peers.environment import PeerError, install, is_installed
 from bench.peers.process import ask, serving
+from bench.ways import ATOL, RTOL
 
 PORT = 8461  # and the next, where MLServer has its gRPC
 WARM_SECONDS = 2
@@ -24,7 +25,7 @@ def measure(peer: Peer, x: np.ndarray, wanted: np.ndarray, model: Path, *, conne
     load = peer.load(x, PORT, model)
     with serving(peer, PORT, model):
         y = ask(peer, load)
-        if y.shape != wanted.shape or not np.allclose(y, wanted, rtol=1e-4, atol=1e-5):
+        if y.shape != wanted.shape or not np.allclose(y, wanted, rtol=RTOL, atol=ATOL):
             raise PeerError(
                 f"does not answer as onnxruntime does: {y.shape}, {y.ravel()[:3]}, not {wanted.ravel()[:3]}"
             )

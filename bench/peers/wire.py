@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from email.message import Message
 
 import numpy as np
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
+from bench.oip import BINARY, HEADER_LENGTH, JSON, encoded
+
 AS_JSON = {"Content-Type": "application/json"}
 
 Body = tuple[bytes, dict[str, str]]
+Headers = Mapping[str, str] | Message  # urllib's know a name in any case
 
 
 def plain_request(x: np.ndarray) -> Body:
@@ -16,31 +19,27 @@ def plain_request(x: np.ndarray) -> Body:
     return json.dumps({"x": x.tolist()}).encode(), AS_JSON
 
 
-def plain_answer(body: bytes, _headers: Mapping[str, str]) -> np.ndarray:
+def plain_answer(body: bytes, _headers: Headers) -> np.ndarray:
     """Of ``{"y": [[[...]]]}``."""
     return np.array(json.loads(body)["y"], np.float32)
 
 
-def bare_answer(body: bytes, _headers: Mapping[str, str]) -> np.ndarray:
+def bare_answer(body: bytes, _headers: Headers) -> np.ndarray:
     """Of ``[[[...]]]``."""
     return np.array(json.loads(body), np.float32)
 
 
 def oip_request(x: np.ndarray) -> Body:
     """The Open Inference Protocol's JSON, row-major and flat."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
-    return json.dumps({"inputs": [tensor]}).encode(), AS_JSON
+    return encoded({"x": x}, JSON, {})
 
 
 def oip_binary_request(x: np.ndarray) -> Body:
     """The protocol's binary tensors, asking for the same back."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "parameters": {"binary_data_size": x.nbytes}}
-    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
-    return header + x.astype("<f4").tobytes(), headers
+    return encoded({"x": x}, BINARY, {})
 
 
-def oip_answer(body: bytes, headers: Mapping[str, str]) -> np.ndarray:
+def oip_answer(body: bytes, headers: Headers) -> np.ndarray:
     """The one output, binary when the headers say so. Raises ValueError when it does not fill its shape."""
     length = headers.get(HEADER_LENGTH)
     (output,) = json.loads(body[: int(length)] if length else body)["outputs"]
