@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 CHUNK_BYTES = 2**18  # at once to the socket; the loop is free between two of them
+WRITES_WHOLE = "normserve.writes_whole"  # of a scope: a server that takes headers and body at once (http_protocol.py)
 
 
 class TensorResponse(Response):
@@ -25,11 +26,16 @@ class TensorResponse(Response):
         if header is not None:
             self.raw_headers.append(header)
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send the head, then each part in chunks, or all of a small one at once."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the whole at once where the server takes that; else the head, then each part in chunks."""
         if self._size <= CHUNK_BYTES:
-            await send({"type": "http.response.body", "body": b"".join(self._parts)})
+            head = [b"%b: %b\r\n" % header for header in self.raw_headers]
+            if WRITES_WHOLE in scope and scope[WRITES_WHOLE](b"".join((*head, b"\r\n", *self._parts))):
+                return
+            self._parts = [b"".join(self._parts)]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if len(self._parts) == 1 and len(self._parts[0]) <= CHUNK_BYTES:
+            await send({"type": "http.response.body", "body": self._parts[0]})
             return
         for part in self._parts:
             for start in range(0, len(part), CHUNK_BYTES):

@@ -1,8 +1,8 @@
-"""Connections as HTTP has them: many requests on one, at once or byte by byte, and how they end."""
+"""Connections as HTTP has them: answers that are written at once must keep to the rules of those that are not."""
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -46,9 +46,14 @@ class Client:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Client]:
+def connected(address: str, receive_buffer: int | None = None) -> Iterator[Client]:
+    """receive_buffer: bytes, set before connecting, since a window made smaller afterwards opens 7 KiB every 200 ms."""
     parts = urlsplit(address)
-    with socket.create_connection((parts.hostname, parts.port), timeout=20) as made:
+    with socket.socket() as made:
+        if receive_buffer is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        made.settimeout(20)
+        made.connect((parts.hostname, parts.port))
         yield Client(made)
 
 
@@ -103,3 +108,19 @@ def test_a_body_that_comes_byte_by_byte_is_a_body(process_address: str) -> None:
         for start in range(0, len(whole), 97):
             client.socket.sendall(whole[start : start + 97])
         assert y_of(client.answer()).shape == (768,)
+
+
+def test_a_client_that_does_not_read_gets_all_answers_once_it_does(process_address: str) -> None:
+    """More than a socket holds: the answers of later requests are not written past those that still wait."""
+    pending = request() * 2000
+    with connected(process_address, receive_buffer=4096) as client:
+        sent = 0
+        client.socket.setblocking(False)
+        with suppress(BlockingIOError):
+            while sent < len(pending):
+                sent += client.socket.send(pending[sent : sent + 2**16])
+        assert 0 < sent < len(pending)  # the server stopped reading, for it could not write
+        client.socket.settimeout(60)
+        first = y_of(client.answer())
+        for _ in range(sent // len(request()) - 1):
+            assert y_of(client.answer()).tobytes() == first.tobytes()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.tensor_response import CHUNK_BYTES, TensorResponse
+from service.tensor_response import CHUNK_BYTES, WRITES_WHOLE, TensorResponse
 
 
 async def messages(response: TensorResponse) -> list[dict[str, Any]]:
@@ -39,3 +39,23 @@ async def test_small_ones_go_out_at_once_and_large_ones_in_chunks(parts: list[An
     assert [len(message["body"]) for message in rest] == bodies
     assert b"".join(message["body"] for message in rest) == b"".join(parts)
     assert [message.get("more_body", False) for message in rest] == [True] * (len(rest) - 1) + [False]
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_server_that_takes_a_response_whole_gets_it_at_once(takes: bool) -> None:
+    whole, sent = list[bytes](), list[Any]()
+
+    def write(response: bytes) -> bool:
+        whole.append(response)
+        return takes
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    response = TensorResponse([b"{}", memoryview(b"ab")], b"application/json", (b"x-more", b"1"))
+    await response({"type": "http", WRITES_WHOLE: write}, receive, send)
+    assert whole == [b"content-type: application/json\r\ncontent-length: 4\r\nx-more: 1\r\n\r\n{}ab"]
+    assert [message.get("body") for message in sent] == ([] if takes else [None, b"{}ab"])
