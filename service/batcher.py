@@ -31,6 +31,10 @@ AsyncRun = Callable[[Any], Awaitable[Arrays]]
 GATHERING = 0.05  # of the last run's time
 LEAST_GATHERING_S = 5e-4  # for less, uvloop's timers, which count whole milliseconds, are no use
 
+# A run that is as long as this has long made up for what a run costs by itself; a longer one only leaves the caches. An
+# encoder on two cores: 867 rows/s in runs of 8 (18 ms), 860 of 16, 756 of 64 (docs/decisions/0009).
+LONG_ENOUGH_S = 0.03
+
 
 class BatchObserver(Protocol):
     """Who is told of every batch that was answered."""
@@ -50,6 +54,7 @@ class _Pending:
     rows: int
     signature: Hashable  # requests merge only when these are equal
     future: asyncio.Future[Arrays]
+    nbytes: int = 0  # of the inputs, where requests merge
     queued_at: float = field(default_factory=perf_counter)
 
     def resolve(self, answer: Arrays | ServiceError) -> None:
@@ -104,6 +109,7 @@ class Batcher:
         self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
         self._running = self._running_rows = 0
+        self._seconds_a_byte = 0.0  # of input, as the last run had it
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -143,6 +149,7 @@ class Batcher:
             rows=len(next(iter(inputs.values()))) if self._merges else 1,
             signature=_signature(inputs) if self._merges else None,
             future=asyncio.get_running_loop().create_future(),
+            nbytes=sum(array.nbytes for array in inputs.values()) if self._merges else 0,
         )
         self._queue.append(pending)
         self._queued_rows += pending.rows
@@ -176,7 +183,9 @@ class Batcher:
             finally:
                 self._running -= 1
                 self._running_rows -= answered
-            moment, answered = GATHERING * (perf_counter() - started), min(answered, self._max_batch_size)
+            took = perf_counter() - started
+            self._seconds_a_byte = took / max(1, sum(pending.nbytes for pending in batch))
+            moment, answered = GATHERING * took, min(answered, self._max_batch_size)
             gathers_until = perf_counter() + (moment if moment >= LEAST_GATHERING_S else 0)
             del batch  # or an idle instance would keep the last batch's arrays alive
 
@@ -217,18 +226,28 @@ class Batcher:
         signature = self._queue[0].signature
         return sum(pending.rows for pending in self._queue if pending.signature == signature)
 
-    def _take(self) -> list[_Pending]:
-        """The oldest request and those behind it that merge with it, in order, up to ``max_batch_size`` rows.
+    def _most_rows(self) -> int:
+        """Rows that are worth a run together, of those like the oldest request.
 
-        It is no more than an instance's share of all that waits or runs: a longer run would leave the others without
-        work, or with work for a row or two at a time. A request of more rows than that runs alone. The first that does
-        not fit ends the batch, so that of equal requests none overtakes another; others keep their place. Callers that
-        have just left are dropped.
+        No more than an instance's share of all that waits or runs: a longer run would leave the others without work, or
+        with work for a row or two at a time. And no more than run for a while: a share that would run for longer is
+        divided evenly.
+        """
+        if self._max_queue_delay_s:  # who waits for full batches wants them full
+            return self._max_batch_size
+        share = math.ceil((self._rows_like_the_first() + self._running_rows) / self._instances)
+        first = self._queue[0]
+        would_take = share * self._seconds_a_byte * first.nbytes / first.rows
+        return min(self._max_batch_size, math.ceil(share / max(1, round(would_take / LONG_ENOUGH_S))))
+
+    def _take(self) -> list[_Pending]:
+        """The oldest request and those behind it that merge with it, in order, up to :meth:`_most_rows`.
+
+        A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
+        requests none overtakes another; others keep their place. Callers that have just left are dropped.
         """
         batch, rows, left = list[_Pending](), 0, deque[_Pending]()
-        most = self._max_batch_size
-        if not self._max_queue_delay_s:  # who waits for full batches wants them full
-            most = min(most, math.ceil((self._rows_like_the_first() + self._running_rows) / self._instances))
+        most = self._most_rows()
         while self._queue:
             pending = self._queue.popleft()
             if pending.future.done():

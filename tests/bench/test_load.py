@@ -113,6 +113,7 @@ def test_a_load_that_is_ended_early_gives_the_figures_so_far(address: str, tmp_p
         while requests_counted(address, "ln-mlp-digits") < before + 20:  # more than are sent before the load
             assert monotonic() < deadline
             sleep(0.02)
+        sleep(0.3)  # its seconds are said with one decimal, and 20 answers take no time
         running.send_signal(number)
         output, errors = running.communicate(timeout=30)
     assert errors == ""

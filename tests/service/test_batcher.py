@@ -332,7 +332,10 @@ async def returning(served: Batcher, times: int, pause: float) -> None:
         await asyncio.sleep(pause)
 
 
-async def test_clients_that_return_one_after_the_other_share_the_next_run_again() -> None:
+async def test_clients_that_return_one_after_the_other_share_the_next_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.batcher.LONG_ENOUGH_S", 1)  # such slow runs would else not be merged at all
     runner = SlowRunner()
     async with batcher(runner.run) as served:
         await asyncio.gather(*(returning(served, 3, pause=0.002 * number) for number in range(4)))
@@ -402,3 +405,22 @@ async def test_a_lone_run_is_told_apart_from_those_beside_others() -> None:
         held.release()
         await asyncio.gather(first, second)
     assert (alone.batch_rows, held.batch_rows) == ([1], [1])
+
+
+@pytest.mark.parametrize(("seconds_a_row", "at_most"), [(0.02, 2), (0, 16)])
+async def test_no_run_is_longer_than_pays_and_short_ones_take_all_that_waits(
+    seconds_a_row: float, at_most: int
+) -> None:
+    batch_rows: list[int] = []
+
+    async def run(inputs: Arrays) -> Arrays:
+        batch_rows.append(len(inputs["x"]))
+        await asyncio.sleep(len(inputs["x"]) * seconds_a_row)
+        return {"y": inputs["x"]}
+
+    async with batcher(run, max_batch_size=64) as served:
+        await served.submit(rows(1))
+        await asyncio.gather(*(served.submit(rows(1)) for _ in range(16)))
+    assert sum(batch_rows) == 17
+    assert max(batch_rows) <= at_most
+    assert seconds_a_row or batch_rows == [1, 16]
