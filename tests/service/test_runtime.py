@@ -3,21 +3,23 @@
 import asyncio
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from service import cores, runtime
 from service.protocol import Arrays
-from service.runtime import NICENESS, OnnxModel, cores_for
+from service.runtime import NICENESS, SHORT_RUN_S, OnnxModel, cores_for
 
 X = {"x": np.zeros(1, "f4")}
 
 
 class Session:
-    """Notes where it ran; a held one runs until it is released."""
+    """Notes where it ran, for longer than is done in passing; a held one runs until it is released."""
 
-    def __init__(self, held: bool = False) -> None:
+    def __init__(self, held: bool = False, seconds: float = 2 * SHORT_RUN_S) -> None:
+        self.seconds = seconds
         self.threads: list[int] = []
         self.niceness = 0
         self.affinity = set[int]()
@@ -32,6 +34,8 @@ class Session:
             self.affinity = os.sched_getaffinity(0)
         self.begun.set()
         assert self.release.wait(20)
+        if self.seconds:  # even none at all takes longer than a short run
+            time.sleep(self.seconds)
         return inputs
 
 
@@ -55,6 +59,20 @@ async def test_runs_at_the_same_time_have_a_session_each() -> None:
         session.release.set()
     await asyncio.gather(*runs)
     assert [len(session.threads) for session in sessions] == [1, 1]
+    model.close()
+
+
+async def test_what_takes_no_longer_than_the_way_to_a_thread_is_run_in_passing() -> None:
+    narrow, wide = Session(seconds=0), Session(seconds=0)
+    model = OnnxModel("m", [narrow], wide)
+    for _ in range(20):  # the first few may be interrupted
+        await model.run(X)
+    assert narrow.threads[-1] == threading.get_native_id()
+    assert narrow.threads[0] != narrow.threads[-1]  # before the first nothing is known
+    await model.run_alone(X)
+    assert wide.threads == []
+    await model.run({"x": np.zeros((1 << 20,), "f4")})  # by its bytes, far longer
+    assert narrow.threads[-1] != threading.get_native_id()
     model.close()
 
 
