@@ -13,6 +13,7 @@ import onnxruntime as ort
 import uvloop
 
 from service.batcher import Batcher
+from service.call import Call
 from service.certificate import open_session, runner
 from service.manifest import Manifest
 from service.metrics import Metrics
@@ -118,13 +119,14 @@ class RawModel:
                 max_batch_size=64,
                 max_queue_delay_ms=0,
                 max_queue_size=clients,
+                max_queue_bytes=2**30,
             )
             ends, answered = time.perf_counter() + seconds, 0
 
             async def client() -> None:
                 nonlocal answered
                 while time.perf_counter() < ends:
-                    await batcher.submit(self.row)
+                    await batcher.submit(self.row, Call(seconds + 60))
                     answered += 1
 
             started = time.perf_counter()

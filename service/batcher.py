@@ -11,18 +11,17 @@ beside the run itself (docs/decisions/0002).
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
-from service.errors import InferenceError, ModelNotReadyError, QueueFullError, ServiceError
+from service.call import Call
+from service.errors import ClientGoneError, DeadlineError, InferenceError, ModelNotReadyError, ServiceError
 from service.protocol import Arrays
+from service.request_queue import Pending, RequestQueue
 
 logger = logging.getLogger(__name__)
 
@@ -46,25 +45,9 @@ class BatchObserver(Protocol):
         """So many more (or fewer) requests are waiting or running."""
 
 
-@dataclass(eq=False)
-class _Pending:
-    """A request waiting for its answer."""
-
-    inputs: Any  # Arrays where requests merge
-    rows: int
-    signature: Hashable  # requests merge only when these are equal
-    future: asyncio.Future[Arrays]
-    nbytes: int = 0  # of the inputs, where requests merge
-    queued_at: float = field(default_factory=perf_counter)
-
-    def resolve(self, answer: Arrays | ServiceError) -> None:
-        """Hand the answer over; a caller that has left is past caring."""
-        if self.future.done():
-            return
-        if isinstance(answer, ServiceError):
-            self.future.set_exception(answer)
-        else:
-            self.future.set_result(answer)
+def _whole_ms(seconds: float) -> float:
+    """Rounded up: what uvloop's timers round to no time at all would be over before it has begun."""
+    return math.ceil(seconds * 1e3) / 1e3
 
 
 def _signature(inputs: Arrays) -> Hashable:
@@ -90,6 +73,7 @@ class Batcher:
         max_batch_size: int,
         max_queue_delay_ms: float,
         max_queue_size: int,
+        max_queue_bytes: int,
     ) -> None:
         """merges: False for a model without a batch axis, whose requests then run one by one.
 
@@ -102,9 +86,7 @@ class Batcher:
         self._instances = instances
         self._max_batch_size = max_batch_size if merges else 1
         self._max_queue_delay_s = max_queue_delay_ms / 1000
-        self._max_queue_size = max_queue_size
-        self._queue: deque[_Pending] = deque()
-        self._queued_rows = 0
+        self._queue = RequestQueue(name, max_queue_size, max_queue_bytes)
         self._enough_rows = 1  # queued, to look at the queue again
         self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
@@ -132,40 +114,54 @@ class Batcher:
     ) -> None:
         await self.close()
 
-    async def submit(self, inputs: Any) -> Arrays:
-        """The model's outputs for ``inputs``: (rows, ...) arrays by name, rows along axis 0.
-
-        Without merging, inputs are whatever ``run`` takes.
-
-        Raises QueueFullError at once when ``max_queue_size`` requests wait already, ModelNotReadyError once the model
-        is being closed, InferenceError when the run fails.
-        """
+    def check(self) -> None:
+        """Raises what :meth:`submit` would raise of any request now, before its body is read."""
         if self._closing:
             raise ModelNotReadyError(f"model {self._name} is being closed")
-        if len(self._queue) >= self._max_queue_size:
-            raise QueueFullError(self._name, self._max_queue_size)
-        pending = _Pending(
+        self._queue.check()
+
+    async def submit(self, inputs: Any, call: Call, nbytes: int | None = None) -> Arrays:
+        """The model's outputs for ``inputs``: (rows, ...) arrays by name, rows along axis 0.
+
+        Without merging, inputs are whatever ``run`` takes, of so many ``nbytes``.
+
+        Raises QueueFullError at once when as many requests or bytes wait as may, ModelNotReadyError once the model is
+        being closed, InferenceError when the run fails, DeadlineError when the call's time is over, ClientGoneError
+        when its client leaves. A request for which nobody waits any more is not computed, unless it is already.
+        """
+        if call.has_left:
+            raise ClientGoneError("the client left before its request could run")
+        if (seconds := call.deadline - perf_counter()) <= 0:
+            raise DeadlineError(self._name, call.timeout_s)
+        if self._closing:
+            raise ModelNotReadyError(f"model {self._name} is being closed")
+        loop = asyncio.get_running_loop()
+        pending = self._queue.add(
             inputs,
             rows=len(next(iter(inputs.values()))) if self._merges else 1,
+            nbytes=sum(array.nbytes for array in inputs.values()) if nbytes is None else nbytes,
             signature=_signature(inputs) if self._merges else None,
-            future=asyncio.get_running_loop().create_future(),
-            nbytes=sum(array.nbytes for array in inputs.values()) if self._merges else 0,
+            is_urgent=call.is_urgent,
+            future=loop.create_future(),
         )
-        self._queue.append(pending)
-        self._queued_rows += pending.rows
-        if self._queued_rows >= self._enough_rows:
+        if self._queue.rows >= self._enough_rows:
             self._look.set()
         self._observer.pending_changed(+1)
+        timer = loop.call_later(_whole_ms(seconds), lambda: pending.resolve(DeadlineError(self._name, call.timeout_s)))
+        call.when_left(lambda: pending.resolve(ClientGoneError("the client left before its answer")))
         try:
-            return await pending.future
-        except asyncio.CancelledError:
-            with suppress(ValueError):  # it has been taken into a batch already
-                self._queue.remove(pending)  # a caller that left must not keep others out of the queue
-                self._queued_rows -= pending.rows
+            outputs = await pending.future
+        except BaseException:
+            if self._queue.discard(pending):  # it must not keep others out of the queue
                 self._look.set()  # what is enough to look at was counted with it
             raise
         finally:
+            timer.cancel()
+            call.when_left(None)
             self._observer.pending_changed(-1)
+        if perf_counter() > call.deadline:
+            raise DeadlineError(self._name, call.timeout_s)
+        return outputs
 
     async def _work(self) -> None:
         """One instance: form a batch, run it, again, until closed and empty."""
@@ -189,18 +185,18 @@ class Batcher:
             gathers_until = perf_counter() + (moment if moment >= LEAST_GATHERING_S else 0)
             del batch  # or an idle instance would keep the last batch's arrays alive
 
-    async def _form(self, answered: int, gathers_until: float) -> list[_Pending]:
+    async def _form(self, answered: int, gathers_until: float) -> list[Pending]:
         """The next batch, waiting for one; empty when there is nothing left to wait for.
 
         ``answered`` rows have just been answered; until then, as many are worth waiting for.
         """
         while True:
             if self._queue:
-                rows, now = self._rows_like_the_first(), perf_counter()
-                delayed_until = self._queue[0].queued_at + self._max_queue_delay_s
+                rows, now = self._queue.rows_like_the_first(), perf_counter()
+                delayed_until = self._queue.first().queued_at + self._max_queue_delay_s
                 waits_until = delayed_until if rows >= answered else max(delayed_until, gathers_until)
                 if now >= waits_until or self._closing or rows >= self._max_batch_size:
-                    if batch := self._take():
+                    if batch := self._queue.take(self._most_rows()):
                         return batch
                     continue
                 enough = self._max_batch_size if now < delayed_until else answered
@@ -212,19 +208,13 @@ class Batcher:
 
     async def _wait(self, enough_rows: int, seconds: float | None) -> None:
         """Until so many rows are queued, of whatever kind, or so long; or the batcher is being closed."""
-        self._enough_rows = max(enough_rows, self._queued_rows + 1)
+        self._enough_rows = max(enough_rows, self._queue.rows + 1)
         self._look.clear()
-        # Rounded up: what uvloop rounds to no time at all would be waited for by asking again and again.
-        whole = None if seconds is None else math.ceil(seconds * 1e3) / 1e3
-        timer = None if whole is None else asyncio.get_running_loop().call_later(whole, self._look.set)
+        loop = asyncio.get_running_loop()
+        timer = None if seconds is None else loop.call_later(_whole_ms(seconds), self._look.set)
         await self._look.wait()
         if timer is not None:
             timer.cancel()
-
-    def _rows_like_the_first(self) -> int:
-        """Rows that could share a run with the oldest request."""
-        signature = self._queue[0].signature
-        return sum(pending.rows for pending in self._queue if pending.signature == signature)
 
     def _most_rows(self) -> int:
         """Rows that are worth a run together, of those like the oldest request.
@@ -235,65 +225,56 @@ class Batcher:
         """
         if self._max_queue_delay_s:  # who waits for full batches wants them full
             return self._max_batch_size
-        share = math.ceil((self._rows_like_the_first() + self._running_rows) / self._instances)
-        first = self._queue[0]
+        share = math.ceil((self._queue.rows_like_the_first() + self._running_rows) / self._instances)
+        first = self._queue.first()
         would_take = share * self._seconds_a_byte * first.nbytes / first.rows
         return min(self._max_batch_size, math.ceil(share / max(1, round(would_take / LONG_ENOUGH_S))))
 
-    def _take(self) -> list[_Pending]:
-        """The oldest request and those behind it that merge with it, in order, up to :meth:`_most_rows`.
+    async def _execute(self, batch: list[Pending]) -> None:
+        """Run a batch and give every caller its rows.
 
-        A request of more rows than that runs alone. The first that does not fit ends the batch, so that of equal
-        requests none overtakes another; others keep their place. Callers that have just left are dropped.
+        If the run fails, each request is run by itself, so that one which makes it fail does so to no other.
         """
-        batch, rows, left = list[_Pending](), 0, deque[_Pending]()
-        most = self._most_rows()
-        while self._queue:
-            pending = self._queue.popleft()
-            if pending.future.done():
-                self._queued_rows -= pending.rows
-                continue
-            if batch and pending.signature != batch[0].signature:
-                left.append(pending)
-            elif batch and rows + pending.rows > most:
-                left.append(pending)
-                break
-            else:
-                batch.append(pending)
-                rows += pending.rows
-        self._queue.extendleft(reversed(left))
-        self._queued_rows -= rows
-        return batch
-
-    async def _execute(self, batch: list[_Pending]) -> None:
-        """Run a batch and give every caller its rows; any failure reaches every caller."""
-        started = perf_counter()
         try:
-            is_alone = not self._queue and self._running == 1
-            outputs = await (self._run_alone if is_alone else self._run)(self._merged(batch))
-            for pending, answer in zip(batch, self._split(outputs, batch), strict=True):
-                pending.resolve(answer)
-            self._observer.observe_batch(
-                sum(pending.rows for pending in batch),
-                [started - pending.queued_at for pending in batch],
-                perf_counter() - started,
-            )
-        except ServiceError as error:  # what the run says of its input, which is then no batch of several
-            for pending in batch:
-                pending.resolve(error)
-        except Exception:
-            logger.exception("a batch of %s failed", self._name)  # the runtime's words are for the log
+            if not await self._succeeds(batch) and len(batch) > 1:
+                for pending in batch:
+                    if not pending.future.done() and not await self._succeeds([pending]):
+                        pending.resolve(InferenceError(self._name))
         finally:
             for pending in batch:  # whatever happened, nobody waits for ever
                 pending.resolve(InferenceError(self._name))
 
-    def _merged(self, batch: list[_Pending]) -> Arrays:
+    async def _succeeds(self, batch: list[Pending]) -> bool:
+        """Whether a run answers its callers, be it with what it says of their input."""
+        try:
+            await self._answer(batch)
+        except ServiceError as error:  # the input is then no batch of several
+            for pending in batch:
+                pending.resolve(error)
+        except Exception:
+            logger.exception("a run of %s failed, with %d requests in it", self._name, len(batch))  # for the log alone
+            return False
+        return True
+
+    async def _answer(self, batch: list[Pending]) -> None:
+        started = perf_counter()
+        is_alone = not self._queue and self._running == 1
+        outputs = await (self._run_alone if is_alone else self._run)(self._merged(batch))
+        for pending, answer in zip(batch, self._split(outputs, batch), strict=True):
+            pending.resolve(answer)
+        self._observer.observe_batch(
+            sum(pending.rows for pending in batch),
+            [started - pending.queued_at for pending in batch],
+            perf_counter() - started,
+        )
+
+    def _merged(self, batch: list[Pending]) -> Arrays:
         if len(batch) == 1:
             inputs: Arrays = batch[0].inputs
             return inputs
         return {name: np.concatenate([pending.inputs[name] for pending in batch]) for name in batch[0].inputs}
 
-    def _split(self, outputs: Arrays, batch: list[_Pending]) -> list[Arrays]:
+    def _split(self, outputs: Arrays, batch: list[Pending]) -> list[Arrays]:
         """Each caller's rows. Raises ValueError when an output has not as many rows as went in."""
         if not self._merges:
             return [outputs]

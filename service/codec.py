@@ -42,11 +42,13 @@ _JSON_NAMES = {"b": "true or false", "i": "an integer", "u": "an integer", "f": 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the client wants to be answered with: which outputs in which order, and whether each goes as binary."""
+    """What the client wants to be answered with: which outputs in which order, whether each is binary; and when."""
 
     id: str | None
     outputs: tuple[tuple[str, bool], ...]
     nonfinite_as_null: bool
+    timeout_s: float | None = None
+    is_urgent: bool = False
 
     @cached_property
     def is_binary(self) -> bool:
@@ -329,7 +331,13 @@ def wanted(request: InferenceRequest, model_name: str, outputs: Sequence[OutputT
                 f"output {output.name} is FP16, which JSON cannot carry exactly: ask for binary_data"
             )
     chosen = tuple((output.name, output.binary_data) for output in asked)
-    return Wanted(request.id, chosen, nonfinite_as_null="nonfinite" in request.parameters)
+    return Wanted(
+        request.id,
+        chosen,
+        nonfinite_as_null="nonfinite" in request.parameters,
+        timeout_s=request.timeout_s,
+        is_urgent=request.is_urgent,
+    )
 
 
 def check_finite(what: str, array: Array, instead: str) -> None:

@@ -6,11 +6,13 @@ ServiceError
 ├── ModelNotFoundError         404
 ├── BodyTooLargeError          413
 ├── TooManyRowsError           413
+├── OutputTooLargeError        413
 ├── UnsupportedEncodingError   415
 ├── QueueFullError             429, Retry-After
 ├── ClientGoneError            499, read by nobody
 ├── InferenceError             500
-└── ModelNotReadyError         503, Retry-After where waiting helps
+├── ModelNotReadyError         503, Retry-After where waiting helps
+└── DeadlineError              504
 """
 
 import reprlib
@@ -57,17 +59,28 @@ class TooManyRowsError(ServiceError):
         )
 
 
+class OutputTooLargeError(ServiceError):
+    """The tensors asked for have more bytes than the server answers with."""
+
+    def __init__(self, nbytes: int, max_output_bytes: int) -> None:
+        super().__init__(
+            f"the outputs have {nbytes} bytes, the server answers with at most {max_output_bytes} (its setting "
+            "MAX_OUTPUT_BYTES): send fewer rows, or name fewer outputs"
+        )
+
+
 class UnsupportedEncodingError(ServiceError):
     """A Content-Encoding the server does not undo."""
 
 
 class QueueFullError(ServiceError):
-    """As many requests are waiting for the model as may wait."""
+    """As many requests, or bytes of them, are waiting for the model as may wait."""
 
     retry_after_seconds = 1
 
-    def __init__(self, model_name: str, max_queue_size: int) -> None:
-        super().__init__(f"{max_queue_size} requests are waiting for model {model_name}, no more are queued: try again")
+    def __init__(self, model_name: str, waiting: str) -> None:
+        """waiting: so much, in words."""
+        super().__init__(f"{waiting} are waiting for model {model_name}, no more are queued: try again")
 
 
 class ClientGoneError(ServiceError):
@@ -89,6 +102,16 @@ class ModelNotReadyError(ServiceError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DeadlineError(ServiceError):
+    """The time in which the answer was of use has passed."""
+
+    def __init__(self, model_name: str, timeout_s: float) -> None:
+        super().__init__(
+            f"model {model_name} had no answer within {timeout_s * 1e3:g} ms, "
+            "the shorter of the request's parameter timeout and the server's setting REQUEST_TIMEOUT_MS"
+        )
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 2, 60
 
@@ -98,11 +121,13 @@ STATUS: dict[type[ServiceError], int] = {
     ModelNotFoundError: 404,
     BodyTooLargeError: 413,
     TooManyRowsError: 413,
+    OutputTooLargeError: 413,
     UnsupportedEncodingError: 415,
     QueueFullError: 429,
     ClientGoneError: 499,
     InferenceError: 500,
     ModelNotReadyError: 503,
+    DeadlineError: 504,
 }
 
 

@@ -13,13 +13,15 @@ from starlette.types import Receive, Scope, Send
 
 from service import codec
 from service.body import read_body
-from service.errors import ServiceError
+from service.call import arriving
+from service.errors import OutputTooLargeError, ServiceError
 from service.handlers import error_response, unexpected_response
-from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
+from service.off_the_loop import JSON_COSTS, off_the_loop
 from service.protocol import HEADER_LENGTH, Arrays
 from service.repository import ModelRepository
 from service.request import json_length
 from service.served import Plan, Served
+from service.settings import Settings
 from service.tensor_response import TensorResponse
 
 logger = logging.getLogger(__name__)
@@ -32,9 +34,11 @@ _JSON, _BINARY = b"application/json", b"application/octet-stream"
 class Infer:
     """The endpoint."""
 
-    def __init__(self, repository: ModelRepository, max_body_bytes: int) -> None:
+    def __init__(self, repository: ModelRepository, settings: Settings) -> None:
         self._repository = repository
-        self._max_body_bytes = max_body_bytes
+        self._timeout_s = settings.request_timeout_ms / 1e3
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_output_bytes = settings.max_output_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ``scope`` has the path's parameters."""
@@ -43,7 +47,7 @@ class Infer:
         try:
             entry = self._repository.find(name, version)
             with entry.metrics.request():
-                response = await self._answer(entry.serving(), dict(scope["headers"]), receive)
+                response = await self._answer(entry.serving(), scope, receive)
         except ServiceError as error:
             response = error_response(error)
         except Exception:
@@ -51,7 +55,9 @@ class Infer:
             response = unexpected_response()
         await response(scope, receive, send)
 
-    async def _answer(self, model: Served, headers: dict[bytes, bytes], receive: Receive) -> TensorResponse:
+    async def _answer(self, model: Served, scope: Scope, receive: Receive) -> TensorResponse:
+        call, headers = arriving(scope, self._timeout_s), dict(scope["headers"])
+        model.check()  # under overload, reading what cannot be run would take from what can
         body = await read_body(headers, receive, self._max_body_bytes)
         header = headers.get(_HEADER_LENGTH)
         started = perf_counter()
@@ -59,11 +65,16 @@ class Infer:
         work = len(body) + (JSON_COSTS - 1) * (len(body) if length is None else length)
         plan, inputs = await off_the_loop(work, _decoded, model, body, length)
         decoded = perf_counter()
-        wanted, running = plan.wanted, model.run(plan, inputs)
+        wanted = plan.wanted
+        call.ask(wanted.timeout_s, is_urgent=wanted.is_urgent)
+        running = model.run(plan, inputs, call)
         del body, plan, inputs  # or the request's tensors would be kept as long as its answer
         outputs = await running
         computed = perf_counter()
-        work = size_of(outputs) * (1 if wanted.is_binary else JSON_COSTS)
+        size = sum(outputs[name].nbytes for name, _ in wanted.outputs)
+        if size > self._max_output_bytes:
+            raise OutputTooLargeError(size, self._max_output_bytes)
+        work = size * (1 if wanted.is_binary else JSON_COSTS)
         response = await off_the_loop(work, _encoded, model, wanted, outputs)
         model.metrics.decode_seconds.observe(decoded - started)
         model.metrics.encode_seconds.observe(perf_counter() - computed)

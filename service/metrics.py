@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.counters import Counters, Distribution, Family, Number
-from service.errors import STATUS, ClientGoneError, QueueFullError, ServiceError
+from service.errors import STATUS, ClientGoneError, DeadlineError, QueueFullError, ServiceError
 
 SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = tuple(2**power for power in range(10))
+REASONS: dict[type, str] = {QueueFullError: "queue_full", DeadlineError: "deadline"}  # others: "not_ready"
 MODEL = ("model", "version")
 
 
@@ -120,7 +121,7 @@ class ModelMetrics:
             return "invalid"
         if status == 500:
             return "failed"
-        reason = "queue_full" if isinstance(error, QueueFullError) else "not_ready"
+        reason = REASONS.get(type(error), "not_ready")
         self._metrics.rejected.labels(*self._labels, reason).value += 1
         return "rejected"
 

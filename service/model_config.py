@@ -29,6 +29,7 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
             "max_rows": manifest.max_rows,
             "max_queue_delay_ms": settings.max_queue_delay_ms,
             "max_queue_size": settings.max_queue_size,
+            "max_queue_bytes": settings.max_queue_bytes,
         },
         "task": manifest.task,
         "parameters": manifest.config,

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.body import read_body
+from service.call import arriving
 from service.codec import check_finite
-from service.errors import ModelNotFoundError, shown
+from service.errors import ModelNotFoundError, OutputTooLargeError, shown
 from service.json_numbers import written
 from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.op_bodies import BODIES, OpAnswer, parse_body
@@ -25,11 +26,14 @@ from service.tensor_response import TensorResponse
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "There is no such operation."}}
 ERRORS = {
     400: "A value is not what the operation takes; the error names it and says what is allowed.",
-    413: "The body is larger than this server takes.",
+    408: "The body did not come within the server's BODY_TIMEOUT_SECONDS.",
+    413: "The body or the answer is larger than this server takes.",
     415: "A Content-Encoding other than identity, gzip or deflate.",
     429: "The queue is full; Retry-After says when to try again.",
+    431: "The request's head is larger than the server's MAX_HEADER_BYTES.",
     500: "The operation failed; the server's log says why.",
     503: "The operations are being loaded, or were refused.",
+    504: "Not answered within the server's REQUEST_TIMEOUT_MS.",
 }
 
 
@@ -65,16 +69,20 @@ async def _compute(name: str, request: Request) -> Response:
     entry = repository.find(name)
     with entry.metrics.request():
         model = entry.serving()
+        call = arriving(request.scope, settings.request_timeout_ms / 1e3)
+        model.check()
         body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)
         started = perf_counter()
         plan, task = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
         model.metrics.decode_seconds.observe(perf_counter() - started)
-        names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task)
+        names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task, call)
         del body, plan, task  # or the request's tensors would be kept as long as its answer
         outputs = await running
         wanted = {each: outputs[each] for each in names}
+        if (size := size_of(wanted)) > settings.max_output_bytes:
+            raise OutputTooLargeError(size, settings.max_output_bytes)
         started = perf_counter()
-        answer = await off_the_loop(JSON_COSTS * size_of(wanted), _answer, wanted)
+        answer = await off_the_loop(JSON_COSTS * size, _answer, wanted)
         model.metrics.encode_seconds.observe(perf_counter() - started)
     return TensorResponse(answer, b"application/json")
 

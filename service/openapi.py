@@ -24,11 +24,14 @@ DIGIT = [  # a three of the held-out digits: 8 x 8 pixels, each / 16
 _ERRORS = {
     400: "The request is not what the protocol or the model's metadata asks for.",
     404: "There is no such model, or no such version of it.",
-    413: "The body or the number of rows is larger than is served.",
+    408: "The body did not come within the server's BODY_TIMEOUT_SECONDS.",
+    413: "The body, the number of rows or the answer is larger than is served.",
     415: "The Content-Encoding is none of identity, gzip and deflate.",
-    429: "As many requests are waiting as may wait; Retry-After says when to try again.",
+    429: "As many requests, or bytes of them, are waiting as may wait; Retry-After says when to try again.",
+    431: "The request's head is larger than the server's MAX_HEADER_BYTES.",
     500: "The model failed on this request.",
-    503: "The model is being loaded, or was refused; the error says why.",
+    503: "The model is being loaded, or was refused, or too many connections are open; the error says why.",
+    504: "Not answered within `parameters.timeout` or the server's REQUEST_TIMEOUT_MS.",
 }
 
 

@@ -110,6 +110,8 @@ class InferenceRequest:
     outputs: list[RequestedOutput] | None = None  # None: all of them, binary if binary_data_output
     binary_data_output: bool = False
     raw: int | None = None
+    timeout_s: float | None = None  # from its arrival, where it names one
+    is_urgent: bool = False
     unknown: tuple[str, ...] = ()  # fields that the protocol does not have; a model passes over them
 
 

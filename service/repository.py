@@ -217,6 +217,7 @@ class ModelRepository:
             max_batch_size=min(settings.max_batch_size, manifest.max_rows),
             max_queue_delay_ms=settings.max_queue_delay_ms,
             max_queue_size=settings.max_queue_size,
+            max_queue_bytes=settings.max_queue_bytes,
         )
         batcher.start()
         return ServedModel(manifest, loaded.certificate, entry.metrics, onnx_model, batcher, settings, self._instances)

@@ -44,12 +44,15 @@ def parse(body: bytes | bytearray, length: int | None) -> InferenceRequest:
     if parameters.get("nonfinite", "null") != "null":
         raise InvalidInputError(f"parameter nonfinite is {shown(parameters['nonfinite'])}, it can only be 'null'")
     binary_data_output = bool(_optional(parameters, "binary_data_output", bool, "the request"))
+    timeout_us = _count(parameters, "timeout", "microseconds, 0 for none of its own")
     return InferenceRequest(
         id=_optional(document, "id", str, "the request"),
         parameters=parameters,
         inputs=inputs,
         outputs=_requested_outputs(document, binary_data_output),
         binary_data_output=binary_data_output,
+        timeout_s=timeout_us / 1e6 if timeout_us else None,
+        is_urgent=_count(parameters, "priority", "1 for the highest, 0 or any other for the usual") == 1,
         unknown=_unknown(document),
     )
 
@@ -146,6 +149,14 @@ def _requested_outputs(document: dict[str, Any], binary_by_default: bool) -> lis
         binary = _optional(wishes, "binary_data", bool, f"output {shown(name)}")
         outputs.append(RequestedOutput(name, binary_by_default if binary is None else binary))
     return outputs
+
+
+def _count(parameters: Parameters, name: str, meaning: str) -> int:
+    """A parameter that is an integer from 0 up; 0 where it is left out."""
+    value = parameters.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise InvalidInputError(f"parameter {name} is {shown(value)}, it must be an integer from 0 up: {meaning}")
+    return value
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from service.call import Call
 from service.codec import Wanted
 from service.manifest import Certificate
 from service.metrics import ModelMetrics
@@ -81,8 +82,11 @@ class Served(Protocol):
     def plans(self) -> Plans:
         """What requests ask of it."""
 
-    def run(self, plan: Any, inputs: Any) -> Awaitable[Arrays]:
-        """All outputs, for what one of its plans has read."""
+    def check(self) -> None:
+        """Raises QueueFullError or ModelNotReadyError when no request could be run now, whatever it asks."""
+
+    def run(self, plan: Any, inputs: Any, call: Call) -> Awaitable[Arrays]:
+        """All outputs, for what one of its plans has read. Raises what :meth:`Batcher.submit` raises."""
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """The answer of GET /v2/models/{name}."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from service import codec
 from service.batcher import Batcher
+from service.call import Call
 from service.manifest import Certificate, Manifest
 from service.metrics import ModelMetrics
 from service.model_config import model_config
@@ -61,9 +62,13 @@ class ServedModel:
         inputs = codec.inputs_of(request, self.manifest)
         return ModelPlan(wanted, [(sent.name, codec.model_reader(sent, tensor)) for sent, tensor in inputs])
 
-    def run(self, _plan: ModelPlan, inputs: Arrays) -> Awaitable[Arrays]:
+    def check(self) -> None:
+        """See :meth:`Batcher.check`."""
+        self.batcher.check()
+
+    def run(self, _plan: ModelPlan, inputs: Arrays, call: Call) -> Awaitable[Arrays]:
         """All outputs, when a batch with these inputs has run. Raises what :meth:`Batcher.submit` raises."""
-        return self.batcher.submit(inputs)
+        return self.batcher.submit(inputs, call)
 
     def metadata(self, versions: list[str]) -> ModelMetadata:
         """Inputs and outputs as the manifest has them."""

@@ -11,9 +11,11 @@ from typing import Any
 
 from service import codec
 from service.batcher import Batcher
-from service.errors import InferenceError, InvalidInputError, ServiceError, shown
+from service.call import Call
+from service.errors import DeadlineError, InferenceError, InvalidInputError, ServiceError, shown
 from service.manifest import Certificate, OutputTensor
 from service.metrics import ModelMetrics
+from service.off_the_loop import size_of
 from service.op_runtime import Operator, cost
 from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Layout, Operation, Task
 from service.protocol import DATATYPES, Arrays, Buffer, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
@@ -79,6 +81,7 @@ class ServedOp:
             max_batch_size=1,
             max_queue_delay_ms=0,
             max_queue_size=settings.max_queue_size,
+            max_queue_bytes=settings.max_queue_bytes,
         )
         self._batcher.start()
 
@@ -116,14 +119,20 @@ class ServedOp:
         compute = self._operator.computation(layout, dtype, [name for name, _ in wanted.outputs])
         return OpPlan(wanted, readers, layout, compute, is_small)
 
-    async def run(self, plan: OpPlan, task: Task) -> Arrays:
+    def check(self) -> None:
+        """See :meth:`Batcher.check`."""
+        self._batcher.check()
+
+    async def run(self, plan: OpPlan, task: Task, call: Call) -> Arrays:
         """All outputs. A small request runs here and now, a large one in a thread, so that nobody waits for it.
 
-        Raises OverflowingInputError, QueueFullError, ModelNotReadyError, InferenceError.
+        Raises OverflowingInputError and what :meth:`Batcher.submit` raises.
         """
         if not plan.is_small:
-            return await self._batcher.submit(partial(plan.compute, task))
+            return await self._batcher.submit(partial(plan.compute, task), call, size_of(task.arrays))
         started = perf_counter()
+        if started >= call.deadline:
+            raise DeadlineError(self.name, call.timeout_s)
         try:
             outputs = plan.compute(task)
         except ServiceError:
@@ -184,6 +193,7 @@ class ServedOp:
                 "reason": "weight, bias and parameters belong to the request: each is a run of its own",
                 "max_batch_size": 1,
                 "max_queue_size": self._settings.max_queue_size,
+                "max_queue_bytes": self._settings.max_queue_bytes,
             },
             "task": self.operation.formula,
             "parameters": metadata.parameters,

@@ -12,7 +12,7 @@ PREFIX = "NORMSERVE_"
 
 
 class SettingError(ValueError):
-    """A setting asks for what this machine has not; the message is for whoever starts the service."""
+    """A setting is unknown, or asks for what this machine has not; the message is for whoever starts the service."""
 
 
 class Settings(BaseSettings):
@@ -62,6 +62,41 @@ class Settings(BaseSettings):
         0.0, ge=0, le=60_000, description="Wait for more rows: adds latency, fills batches. 0 takes what is queued."
     )
     max_queue_size: int = Field(256, ge=1, description="Waiting requests of one model; beyond it we answer 429.")
+    max_queue_bytes: int = Field(
+        256 * 2**20, ge=1, description="Bytes of waiting requests of one model; beyond it we answer 429."
+    )
+    request_timeout_ms: int = Field(
+        30_000,
+        ge=1,
+        le=86_400_000,
+        description="From a request's arrival; an answer that would come later is 504, and not computed if it has not "
+        "begun. A request's own parameter timeout, in microseconds, can only shorten it.",
+    )
+    drain_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="After SIGTERM: so long we are not ready and still serve everything, each answer with "
+        "`Connection: close`. Then we listen no more, and end when what is in flight is answered.",
+    )
+    header_timeout_seconds: float = Field(
+        10.0, gt=0, description="For a request's head, and for the first of a new connection; beyond it we answer 408."
+    )
+    body_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="For a request's body, beyond it we answer 408; and for a client that takes nothing of its answer, "
+        "which is then cut off.",
+    )
+    max_header_bytes: int = Field(
+        32 * 2**10, ge=256, description="Of a request's head, names and values together; beyond it we answer 431."
+    )
+    max_connections: int = Field(
+        1024, ge=1, description="Open at the same time; requests on those beyond it are answered 503 and closed."
+    )
+    max_output_bytes: int = Field(
+        64 * 2**20, ge=1, description="Of the tensors of one answer; beyond it we answer 413."
+    )
     max_body_bytes: int = Field(
         64 * 2**20, ge=1, description="Largest request body, also after inflating; beyond it we answer 413."
     )
@@ -86,10 +121,10 @@ def unknown_variables() -> list[str]:
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
-    """Settings from the environment and from flags, which win. Raises ValueError naming what is wrong."""
+    """Settings from the environment and from flags, which win. Raises SettingError and pydantic's ValidationError."""
     if unknown := unknown_variables():
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
-        raise ValueError(f"unknown setting {', '.join(unknown)}; the settings are {known}")
+        raise SettingError(f"unknown setting {', '.join(unknown)}; the settings are {known}")
     return Settings(_cli_parse_args=list(arguments))
 
 

@@ -9,6 +9,7 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from service.batcher import Batcher
+from service.call import Call
 from service.metrics import Metrics
 from service.protocol import Arrays
 from service.runtime import OnnxModel
@@ -25,8 +26,15 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.mark.parametrize("at_once", [1, 16])
 @pytest.mark.parametrize("threads", [False, True], ids=["at once", "in threads"])
-def test_submit(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop, at_once: int, threads: bool) -> None:
+def test_submit(
+    benchmark: BenchmarkFixture,
+    loop: asyncio.AbstractEventLoop,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    threads: bool,
+) -> None:
     """The run takes no time; with threads it has the way to one and back."""
+    monkeypatch.setattr("service.runtime.SHORT_RUN_S", 0)
     model = OnnxModel("m", [lambda inputs: {"y": inputs["x"]}] * 2)
 
     async def run(inputs: Arrays) -> Arrays:
@@ -41,13 +49,14 @@ def test_submit(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop, at
         max_batch_size=64,
         max_queue_delay_ms=0,
         max_queue_size=at_once,
+        max_queue_bytes=2**30,
     )
 
     async def start() -> None:
         batcher.start()
 
     async def submit() -> list[Arrays]:
-        return await asyncio.gather(*(batcher.submit(ROW) for _ in range(at_once)))
+        return await asyncio.gather(*(batcher.submit(ROW, Call(60)) for _ in range(at_once)))
 
     loop.run_until_complete(start())
     answers = benchmark(lambda: loop.run_until_complete(submit()))

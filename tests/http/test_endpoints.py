@@ -169,7 +169,7 @@ def test_the_openapi_documents_infer_and_knows_no_422(address: str) -> None:
     assert "422" not in json.dumps(document)
     assert "HTTPValidationError" not in json.dumps(document)
     infer = document["paths"]["/v2/models/{name}/infer"]["post"]
-    assert {"200", "400", "404", "413", "415", "429", "500", "503"} == set(infer["responses"])
+    assert {"200", "400", "404", "408", "413", "415", "429", "431", "500", "503", "504"} == set(infer["responses"])
 
 
 def test_the_openapi_example_runs(address: str) -> None:

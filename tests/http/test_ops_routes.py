@@ -32,7 +32,7 @@ def test_every_documented_example_runs_and_has_its_documented_shape(address: str
     documented = {path: item["post"] for path, item in paths.items() if path.startswith("/v1/ops/") and "post" in item}
     assert {path.rsplit("/", 1)[1] for path in documented} == set(OPERATIONS)
     for path, item in documented.items():
-        assert set(item["responses"]) == {"200", "400", "413", "415", "429", "500", "503"}
+        assert set(item["responses"]) == {"200", "400", "408", "413", "415", "429", "431", "500", "503", "504"}
         content = item["requestBody"]["content"]["application/json"]
         answer = httpx.post(address + path, json=content["example"])
         assert answer.status_code == 200, path

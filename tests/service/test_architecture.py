@@ -24,15 +24,27 @@ FORBIDDEN = {
 }
 # Lower layers first; a module imports only what stands before it.
 SERVICE_LAYERS = [
-    {"version", "protocol", "errors", "settings", "cores", "tensor_response", "counters"},
+    {"version", "protocol", "errors", "settings", "cores", "tensor_response", "counters", "call", "lifecycle"},
     {"manifest", "off_the_loop", "json_numbers", "json_document"},
-    {"artifact", "certificate", "request", "metrics", "body", "openapi", "model_config", "handlers", "http_protocol"},
+    {
+        "artifact",
+        "certificate",
+        "request",
+        "metrics",
+        "body",
+        "openapi",
+        "model_config",
+        "handlers",
+        "http_protocol",
+        "request_queue",
+    },
     {"codec", "runtime", "batcher", "statistics", "ops", "provider"},
     {"op_runtime", "served", "op_bodies"},
     {"served_model", "served_op"},
     {"repository"},
     {"routes", "op_routes", "infer"},
     {"app"},
+    {"server"},
     {"__main__"},
 ]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.call import Call
 from service.errors import InferenceError, OverflowingInputError, QueueFullError
 from service.manifest import Certificate
 from service.metrics import Metrics
@@ -49,7 +50,7 @@ def asked(op: ServedOp, x: np.ndarray) -> Awaitable[Arrays]:
     tensor = {"name": "x", "datatype": "FP32", "shape": x.shape, "parameters": {"binary_data_size": x.nbytes}}
     header = json.dumps({"inputs": [tensor]}).encode()
     plan, binary = op.plans.of(header + x.tobytes(), len(header))
-    return op.run(plan, plan.read(binary))
+    return op.run(plan, plan.read(binary), Call(60))
 
 
 async def test_a_small_request_is_answered_while_a_large_one_runs() -> None:
