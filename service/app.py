@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.handlers import add_error_handlers
 from service.infer import INFER_PATHS, Infer, leads_to_infer
+from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.op_routes import op_router
 from service.openapi import use_own_openapi
@@ -41,8 +42,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await repository.close()
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> ASGIApp:
     """The service for these settings; models load when it starts.
+
+    lifecycle: where the server says that it is about to end.
 
     Raises SettingError when the execution provider or the precision they ask for is not to be had here.
     """
@@ -56,9 +59,10 @@ def create_app(settings: Settings) -> ASGIApp:
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.lifecycle = lifecycle or Lifecycle()
     app.state.metrics = Metrics()
     app.state.repository = ModelRepository(settings, app.state.metrics, provider)
-    infer = Infer(app.state.repository, settings.max_body_bytes)
+    infer = Infer(app.state.repository, settings)
     for path in INFER_PATHS:  # what answers other methods
         app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))
     app.include_router(router)

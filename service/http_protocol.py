@@ -1,31 +1,169 @@
-"""uvicorn's HTTP protocol, with refusals in JSON like everybody else's, and answers that are written in one piece."""
+"""uvicorn's HTTP protocol, with limits on how long and how large a request may come, and refusals in JSON.
 
+A client that sends a byte a second costs a socket and nothing else: it is looked at once a second, not timed by itself.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import orjson
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.call import WHEN_CLIENT_LEAVES
+from service.lifecycle import Lifecycle
 from service.tensor_response import WRITES_WHOLE
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one connection may take; see the settings of the same names."""
+
+    header_timeout_s: float
+    body_timeout_s: float
+    max_header_bytes: int
+    max_connections: int
 
 
 class HttpProtocol(HttpToolsProtocol):
     """What stands between the socket and the application."""
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer ``{"error"}`` and close: what is not HTTP never reaches the application. msg: uvicorn's words."""
-        body = orjson.dumps({"error": f"{msg} It must be HTTP/1.1."})
-        self.transport.write(
-            f"HTTP/1.1 {HTTPStatus.BAD_REQUEST.value} {HTTPStatus.BAD_REQUEST.phrase}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-            + body
-        )
-        self.transport.close()
+    def __init__(self, *args: Any, limits: Limits, lifecycle: Lifecycle, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._lifecycle = lifecycle
+        self._head_since: float | None = self.loop.time()  # while a request's head is awaited or comes
+        self._head_bytes = 0  # received while it came
+        self._body_since: float | None = None  # while its body comes
+        self._stalled_since: float | None = None  # while the client takes nothing of its answer
+        self._leave: Callable[[], None] | None = None  # tells the request that is being answered
+
+    # ---- what uvicorn and the parser call ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """One too many is told so by its first answer."""
+        super().connection_made(transport)
+        if len(self.connections) > (most := self._limits.max_connections):
+            message = (
+                f"{most} connections are open, the most this server takes (its setting MAX_CONNECTIONS): try again"
+            )
+            self._refuse_with(HTTPStatus.SERVICE_UNAVAILABLE, message, {"Retry-After": "1"})
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered that nobody waits for it any more."""
+        super().connection_lost(exc)
+        if self._leave is not None:
+            self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before a request's head is complete: a parser would keep it all."""
+        if self._body_since is None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_since is not None and self._head_bytes > (most := self._limits.max_header_bytes):
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most))
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._head_since = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """Offer the application to write a whole response at once."""
+        """Hand the request to the application, with what this server offers beyond ASGI."""
+        most = self._limits.max_header_bytes
+        if self._head_bytes > most and self._head_size() > most:
+            self._refuse_with(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most), {})
+        self._head_since, self._head_bytes, self._body_since = None, 0, self.loop.time()
         super().on_headers_complete()
+        if self._lifecycle.is_draining:
+            self.cycle.keep_alive = False
         self.scope[WRITES_WHOLE] = partial(_write_whole, self.cycle)  # type: ignore[literal-required]  # ours
+        self.scope[WHEN_CLIENT_LEAVES] = self._tell_of_leaving  # type: ignore[literal-required]  # ours
+
+    def on_message_complete(self) -> None:
+        """Go on reading, where uvicorn waits for the answer after a large body: or no leaving would be noticed."""
+        super().on_message_complete()
+        self._body_since = None
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The client takes its answer more slowly than it is written."""
+        super().pause_writing()
+        self._stalled_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stalled_since = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP never reaches the application. msg: uvicorn's words."""
+        self._refuse(HTTPStatus.BAD_REQUEST, f"{msg} It must be HTTP/1.1.")
+
+    # ---- what the server calls ---------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """End a connection whose client keeps us waiting. now: the event loop's time, s."""
+        limits = self._limits
+        if self._stalled_since is not None and now - self._stalled_since > limits.body_timeout_s:
+            self.transport.abort()
+        elif self.pipeline or self.flow.read_paused:
+            self._head_since, self._body_since = self._head_since and now, self._body_since and now  # it waits for us
+        elif self._head_since is not None and now - self._head_since > limits.header_timeout_s:
+            if not self._head_bytes:  # a connection that was opened ahead of its first request
+                self.transport.close()
+            elif self.cycle is None or self.cycle.response_complete:
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, _late("head", limits.header_timeout_s, "HEADER"))
+        elif self._body_since is not None and now - self._body_since > limits.body_timeout_s:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, _late("body", limits.body_timeout_s, "BODY"))
+
+    def drain(self) -> None:
+        """Answer what is in flight with ``Connection: close``."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _tell_of_leaving(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _refuse_with(self, status: HTTPStatus, message: str, headers: dict[str, str]) -> None:
+        """Let the request whose head is being read be answered so, and close after it."""
+        answer = JSONResponse({"error": message}, status, {**headers, "Connection": "close"})
+        self.app = answer
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer ``{"error"}`` now, where no answer has begun, and close."""
+        self._head_since = self._body_since = None
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            if cycle is not None:
+                cycle.disconnected = True  # whatever it may still send comes too late
+            body = orjson.dumps({"error": message})
+            self.transport.write(
+                f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+                + body
+            )
+        self.transport.close()
+
+
+def _too_large(most: int) -> str:
+    return f"the request's head has more than {most} bytes, the most this server takes (its setting MAX_HEADER_BYTES)"
+
+
+def _late(what: str, seconds: float, setting: str) -> str:
+    return (
+        f"the request's {what} had not come after {seconds:g} s, the most this server waits ({setting}_TIMEOUT_SECONDS)"
+    )
 
 
 def _write_whole(cycle: RequestResponseCycle, response: bytes) -> bool:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service.body import read_body
+from service.errors import ModelNotReadyError
 from service.manifest import Certificate
 from service.metrics import Metrics
 from service.protocol import (
@@ -82,8 +83,10 @@ async def live() -> Live:
 
 
 @router.get("/v2/health/ready", tags=["server"], responses={503: {"model": ErrorBody, "description": "Not ready."}})
-async def ready(repository: Repository) -> Ready:
-    """200 once every model has been tried and at least one serves."""
+async def ready(request: Request, repository: Repository) -> Ready:
+    """200 once every model has been tried and at least one serves, until the server is told to stop."""
+    if request.app.state.lifecycle.is_draining:
+        raise ModelNotReadyError("the server has been told to stop: send requests elsewhere")
     repository.check_ready()
     return Ready(ready=True)
 

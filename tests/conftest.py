@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
-from service.__main__ import server_of
+from service.server import Server
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ PATIENCE_S = 60
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
     """The real server on a free port of this machine, in a thread: yields its address once models were tried."""
-    server = server_of(settings)
+    server = Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()
     deadline = monotonic() + PATIENCE_S

@@ -1,0 +1,108 @@
+"""The HTTP server: listens, and on SIGTERM goes without anybody noticing.
+
+Told to stop it says so (readiness, ``Connection: close``) and serves on for a while, so that whoever sends requests
+can send them elsewhere. Then it listens no more, answers what is in flight and ends.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from functools import partial
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.http_protocol import HttpProtocol, Limits
+from service.lifecycle import Lifecycle
+from service.settings import Settings
+
+GRACE_SECONDS = 30  # for requests in flight; a client that stalls must not keep the process alive
+IN_TRANSIT_S = 0.2  # for requests that were sent before their clients could know
+TICKS_A_SECOND = 10  # of uvicorn's main loop
+
+
+class Server(uvicorn.Server):
+    """One process's."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingError (see ``create_app``)."""
+        self._lifecycle = Lifecycle()
+        self._drain_seconds = settings.drain_seconds
+        self._drained_at: float | None = None  # once told to stop
+        limits = Limits(
+            settings.header_timeout_seconds,
+            settings.body_timeout_seconds,
+            settings.max_header_bytes,
+            settings.max_connections,
+        )
+        super().__init__(
+            uvicorn.Config(
+                create_app(settings, self._lifecycle),
+                host=settings.host,
+                port=settings.port,
+                loop="uvloop",
+                http=partial(HttpProtocol, limits=limits, lifecycle=self._lifecycle),  # type: ignore[arg-type]
+                backlog=max(2048, settings.max_connections),
+                proxy_headers=False,  # nobody here asks for the client's address
+                lifespan="on",
+                log_config=None,  # ours, see __main__.py
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,  # longer than the idle time of common clients and proxies, who then close first
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+        """Told to stop: by SIGTERM, go slowly; by Ctrl-C, at once when all is answered; told twice, at once."""
+        if self._drained_at is not None:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self._lifecycle.is_draining = True
+        self._drained_at = time.monotonic() + (self._drain_seconds if sig == signal.SIGTERM else 0)
+        for connection in self._connections():
+            connection.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at every connection once a second, and whether it is time to end."""
+        if counter % TICKS_A_SECOND == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in self._connections():
+                connection.look(now)
+        if self._drained_at is not None and time.monotonic() >= self._drained_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, and answer what had been sent by then."""
+        listening = [socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets]
+        for server in self.servers:
+            server.close()
+        # Clients that the kernel has connected and nobody has accepted yet would be reset.
+        for listener in listening:
+            await self._accept_all(listener)
+        await asyncio.sleep(IN_TRANSIT_S)
+        await super().shutdown(sockets)
+
+    async def _accept_all(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        loop, accepted = asyncio.get_running_loop(), list[socket.socket]()
+        with listener:
+            try:
+                while True:
+                    accepted.append(listener.accept()[0])
+            except BlockingIOError:
+                pass
+        for connection in accepted:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn.Server.startup makes them
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    def _connections(self) -> list[HttpProtocol]:
+        return [each for each in list(self.server_state.connections) if isinstance(each, HttpProtocol)]

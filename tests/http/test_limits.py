@@ -1,0 +1,199 @@
+"""What one client may take of the server, and what it is told beyond it."""
+
+import json
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+from service.openapi import DIGIT
+from tests.http.sockets import HEADER, ROW, connected, request, y_of
+
+Serve = Callable[..., AbstractContextManager[str]]
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]}
+SHORT_S = 0.5
+
+
+def error_in(body: bytes) -> str:
+    found = json.loads(body)
+    assert found.keys() == {"error"}
+    return str(found["error"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"GET /v2 HTTP/1.1\r\nHost: a", "head had not come after 0.5 s"),
+        (request()[:-10], "body had not come after 0.5 s"),
+        (request()[: -len(ROW) - len(HEADER)], "body had not come after 0.5 s"),
+    ],
+    ids=["head", "body", "no body"],
+)
+def test_a_client_that_keeps_us_waiting_is_told_so(serve: Serve, sent: bytes, words: str) -> None:
+    with serve(header_timeout_seconds=SHORT_S, body_timeout_seconds=SHORT_S) as address, connected(address) as client:
+        client.socket.sendall(sent)
+        status, headers, body = client.answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert words in error_in(body)
+        assert client.is_closed()
+
+
+def test_bytes_that_trickle_in_do_not_lengthen_the_time_there_is(serve: Serve) -> None:
+    with serve(body_timeout_seconds=SHORT_S) as address, connected(address) as client:
+        client.socket.sendall(request()[: -len(ROW)])
+        client.socket.settimeout(0.05)
+        deadline = monotonic() + 20
+        while True:
+            assert monotonic() < deadline
+            client.socket.sendall(b"\0")
+            try:
+                if client.socket.recv(1, socket.MSG_PEEK):
+                    break
+            except TimeoutError:
+                continue
+        client.socket.settimeout(20)
+        assert client.answer()[0] == 408
+
+
+def test_a_connection_without_a_request_is_closed_without_an_answer(serve: Serve) -> None:
+    with serve(header_timeout_seconds=SHORT_S) as address, connected(address) as client:
+        assert client.is_closed()
+
+
+def test_a_kept_connection_may_be_idle_for_longer_than_a_head_may_take(serve: Serve) -> None:
+    with serve(header_timeout_seconds=SHORT_S) as address, connected(address) as client:
+        client.socket.sendall(request())
+        y_of(client.answer())
+        sleep(3 * SHORT_S)  # what must not happen has no sign to wait for
+        client.socket.sendall(request())
+        y_of(client.answer())
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(serve: Serve) -> None:
+    with serve(body_timeout_seconds=SHORT_S) as address, connected(address, receive_buffer=4096) as client:
+        for _ in range(1000):
+            try:
+                client.socket.settimeout(2)
+                client.socket.sendall(request() * 10)
+            except (TimeoutError, ConnectionError):
+                break  # it is not read from either, while it does not read
+        with pytest.raises(ConnectionError):  # noqa: PT012  # reset: the rest of the answers was thrown away
+            deadline = monotonic() + 20
+            while monotonic() < deadline:
+                client.socket.send(b"x")
+                sleep(0.1)
+
+
+@pytest.mark.parametrize("padding", [5_000, 400_000])
+@pytest.mark.parametrize("end", ["\r\n\r\n", ""], ids=["complete", "endless"])
+def test_a_head_above_the_limit_is_refused(serve: Serve, padding: int, end: str) -> None:
+    with serve(max_header_bytes=4096) as address, connected(address) as client:
+        client.socket.sendall(f"GET /v2 HTTP/1.1\r\nHost: a\r\nX: {'x' * padding}{end}".encode())
+        status, headers, body = client.answer()
+        assert (status, headers["connection"]) == (431, "close")
+        assert "more than 4096 bytes" in error_in(body)
+
+
+def test_a_large_body_is_no_large_head(serve: Serve) -> None:
+    with serve(max_header_bytes=300) as address, connected(address) as client:
+        for _ in range(2):
+            client.socket.sendall(request())
+            y_of(client.answer())
+
+
+def test_connections_beyond_the_limit_are_told_to_try_again(serve: Serve) -> None:
+    with serve(max_connections=3) as address, ExitStack() as open_ones:
+        clients = [open_ones.enter_context(connected(address)) for _ in range(3)]
+        for client in clients:
+            client.socket.sendall(request())
+            y_of(client.answer())
+        with connected(address) as refused:
+            refused.socket.sendall(request())
+            status, headers, body = refused.answer()
+            assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
+            assert "3 connections are open" in error_in(body)
+            assert refused.is_closed()
+        clients[0].socket.sendall(request())
+        y_of(clients[0].answer())
+        clients[0].file.close()
+        clients[0].socket.close()
+        deadline = monotonic() + 20
+        while httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY).status_code != 200:
+            assert monotonic() < deadline
+
+
+def test_an_answer_above_the_limit_is_refused(serve: Serve) -> None:
+    with serve(max_output_bytes=39) as address:
+        for path, body, nbytes in (
+            ("/v2/models/ln-mlp-digits/infer", BODY, 40),
+            ("/v1/ops/layer_norm", {"x": [[1.0, 2.0] * 5]}, 40),
+        ):
+            answer = httpx.post(address + path, json=body)
+            assert answer.status_code == 413
+            assert f"the outputs have {nbytes} bytes, the server answers with at most 39" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"timeout": -1}, "parameter timeout is -1, it must be an integer from 0 up"),
+        ({"timeout": 1.5}, "parameter timeout is 1.5"),
+        ({"priority": "high"}, "parameter priority is 'high', it must be an integer from 0 up"),
+        ({"priority": True}, "parameter priority is true"),
+    ],
+)
+@pytest.mark.parametrize("model", ["ln-mlp-digits", "layer_norm"])
+def test_a_wrong_deadline_or_priority_is_refused(address: str, model: str, parameters: object, words: str) -> None:
+    answer = httpx.post(f"{address}/v2/models/{model}/infer", json=BODY | {"parameters": parameters})
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+def test_a_request_that_cannot_be_answered_in_time_is_504_and_not_computed(serve: Serve) -> None:
+    with serve(max_queue_delay_ms=10_000) as address:  # nothing runs before its time is over
+        url = f"{address}/v2/models/ln-mlp-digits/infer"
+        answer = httpx.post(url, json=BODY | {"parameters": {"timeout": 30_000, "priority": 1}})
+        assert answer.status_code == 504
+        assert "no answer within 30 ms" in answer.json()["error"]
+        metrics = httpx.get(f"{address}/metrics").text
+    assert 'normserve_rejected_total{model="ln-mlp-digits",reason="deadline",version="1"} 1.0' in metrics
+    assert 'normserve_batches_total{model="ln-mlp-digits",version="1"} 1.0' not in metrics
+
+
+def test_the_servers_own_deadline_holds_without_a_word_from_the_client(serve: Serve) -> None:
+    with serve(max_queue_delay_ms=10_000, request_timeout_ms=30) as address:
+        for parameters in ({}, {"timeout": 0}, {"timeout": 60_000_000}):
+            answer = httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY | {"parameters": parameters})
+            assert (answer.status_code, "within 30 ms" in answer.text) == (504, True)
+
+
+@pytest.mark.parametrize("rows", [1, 200], ids=["small", "large"])
+def test_a_client_that_leaves_costs_no_run_and_is_counted(serve: Serve, rows: int) -> None:
+    model, size = "ln-mlp-digits", 64
+    tensor = {"name": "x", "datatype": "FP32", "shape": [rows, size], "data": [1.0] * rows * size}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(text)}\r\n\r\n"
+    labels = f'{{model="{model}",version="1"}}'
+    with serve(max_queue_delay_ms=60_000, max_batch_size=256) as address:
+
+        def metric(name: str) -> float:
+            found = [
+                line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(name + labels)
+            ]
+            return float(found[0].split()[1]) if found else 0.0
+
+        def wait_for(name: str, value: float) -> None:
+            deadline = monotonic() + 20
+            while metric(name) != value:
+                assert monotonic() < deadline
+                sleep(0.01)
+
+        with connected(address) as client:
+            client.socket.sendall(head.encode() + text)
+            wait_for("normserve_pending_requests", 1)
+        wait_for("normserve_cancelled_total", 1)
+        assert metric("normserve_pending_requests") == 0
+        assert metric("normserve_batches_total") == 0
