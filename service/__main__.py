@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from service.server import Server
 from service.settings import SettingError, read_settings, said_of
+from service.workers import Workers
 
 USAGE_ERROR = 2
 
@@ -16,7 +17,8 @@ USAGE_ERROR = 2
 def main(arguments: Sequence[str]) -> int:
     """Serve; 0 after SIGTERM or Ctrl-C, 2 when a setting is wrong or asks for what this machine has not."""
     try:
-        server = Server(read_settings(arguments))
+        settings = read_settings(arguments)
+        server = Server(settings)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             print(said_of(problem), file=sys.stderr)  # noqa: T201
@@ -25,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if settings.workers > 1:
+        return Workers(settings).run(server.config.bind_socket())
     for number in (signal.SIGTERM, signal.SIGINT):  # before uvicorn does, and until the very end
         signal.signal(number, server.handle_exit)
     server.run()

@@ -19,6 +19,7 @@ from service.provider import provider_of
 from service.repository import ModelRepository
 from service.routes import router
 from service.settings import Settings
+from service.tallies import Tallies
 from service.version import VERSION
 
 DESCRIPTION = """Layer-normalised PyTorch models over the Open Inference Protocol v2.
@@ -30,10 +31,17 @@ any batch, at any load, on any number of threads. `/v1/models/{name}/certificate
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Models are loaded while the server already answers its health checks."""
+    """Models are loaded while the server already answers its health checks.
+
+    One of several workers loads them first: it shares its port with others, and must take none of the requests that
+    those could answer.
+    """
     repository: ModelRepository = app.state.repository
     repository.scan()
     loading = asyncio.create_task(repository.load())
+    if app.state.settings.workers > 1:
+        await loading
+    app.state.tallies.serve()
     try:
         yield
     finally:
@@ -42,10 +50,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await repository.close()
 
 
-def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> ASGIApp:
+def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: Tallies | None = None) -> ASGIApp:
     """The service for these settings; models load when it starts.
 
-    lifecycle: where the server says that it is about to end.
+    lifecycle: where the server says that it is about to end. tallies: what one of several workers counts in.
 
     Raises SettingError when the execution provider or the precision they ask for is not to be had here.
     """
@@ -60,7 +68,8 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> ASGIAp
     )
     app.state.settings = settings
     app.state.lifecycle = lifecycle or Lifecycle()
-    app.state.metrics = Metrics()
+    app.state.tallies = tallies or Tallies()
+    app.state.metrics = Metrics(app.state.tallies)
     app.state.repository = ModelRepository(settings, app.state.metrics, provider)
     infer = Infer(app.state.repository, settings)
     for path in INFER_PATHS:  # what answers other methods

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.counters import Counters, Distribution, Family, Number
+from service.counters import Counters, Distribution, Family, Merge, Number
 from service.errors import STATUS, ClientGoneError, DeadlineError, QueueFullError, ServiceError
+from service.tallies import Tallies
 
 SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = tuple(2**power for power in range(10))
@@ -18,8 +19,9 @@ MODEL = ("model", "version")
 class Metrics:
     """One registry and what is in it. Labels are names of models that are there, never what a client sent."""
 
-    def __init__(self) -> None:
-        counters = Counters()
+    def __init__(self, tallies: Tallies | None = None) -> None:
+        """tallies: what this worker counts in, where it is one of several."""
+        counters = Counters(tallies or Tallies())
         self.registry = CollectorRegistry()
         self.registry.register(counters)
 
@@ -29,8 +31,8 @@ class Metrics:
         def counter(name: str, what: str, *labels: str) -> Family[Number]:
             return counters.counter(f"normserve_{name}", what, *MODEL, *labels)
 
-        def gauge(name: str, what: str) -> Family[Number]:
-            return counters.gauge(f"normserve_{name}", what, *MODEL)
+        def gauge(name: str, what: str, merge: Merge) -> Family[Number]:
+            return counters.gauge(f"normserve_{name}", what, *MODEL, merge=merge)
 
         self.requests = counter("requests", "Inference requests, by how they ended.", "outcome")
         self.request_seconds = histogram("request_seconds", "From a request's arrival to its answer.", "outcome")
@@ -40,11 +42,12 @@ class Metrics:
         self.queue_seconds = histogram("queue_seconds", "A request's wait for a free instance.")
         self.compute_seconds = histogram("compute_seconds", "A run of the model, merging and splitting included.")
         self.codec_seconds = histogram("codec_seconds", "Reading (decode) and writing (encode) tensors.", "stage")
-        self.pending_requests = gauge("pending_requests", "Requests waiting for an instance or being computed.")
+        self.pending_requests = gauge("pending_requests", "Requests waiting for an instance or being computed.", sum)
         self.rejected = counter("rejected", "Requests turned away without being computed.", "reason")
         self.cancelled = counter("cancelled", "Requests whose client left before the answer.")
-        self.model_ready = gauge("model_ready", "1 while the model serves, 0 while it does not.")
-        self.last_inference = gauge("last_inference_timestamp_seconds", "When the model last ran, Unix time.")
+        self.model_ready = gauge("model_ready", "1 while the model serves, 0 while it does not.", min)
+        self.last_inference = gauge("last_inference_timestamp_seconds", "When the model last ran, Unix time.", max)
+        counters.gauge("normserve_workers", "Processes that serve.", merge=sum).labels().value = 1
         # A series for each number of rows that was seen: at most max_rows of them a model.
         self.batch_size_seconds = counters.summary(
             "normserve_batch_size_seconds", "Runs, by their exact rows.", *MODEL, "rows"
@@ -70,6 +73,7 @@ class ModelMetrics:
         self._queue_seconds = metrics.queue_seconds.labels(*self._labels)
         self._compute_seconds = metrics.compute_seconds.labels(*self._labels)
         self._pending = metrics.pending_requests.labels(*self._labels)
+        self._pending.value = 0  # whatever a worker that died had pending
         self._last_inference = metrics.last_inference.labels(*self._labels)
         self._batch_size_seconds: dict[int, Distribution] = {}
         self._ended: dict[str, tuple[Number, Distribution]] = {}

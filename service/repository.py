@@ -68,8 +68,9 @@ class ModelRepository:
         self._settings = settings
         self._provider = provider
         self._metrics = metrics
+        self._cores = max(1, available_cores() // settings.workers)
         # All threads of a model together are no more than the cores.
-        self._instances = settings.instances or max(1, available_cores() // settings.intra_op_threads)
+        self._instances = settings.instances or max(1, self._cores // settings.intra_op_threads)
         self._entries: dict[str, dict[str, Entry]] = {}
         self._all_tried = False
 
@@ -121,9 +122,7 @@ class ModelRepository:
         """They ship with the service and are there whatever the model repository holds."""
         entries = {name: self._entries[name][served_op.VERSION] for name in OPERATIONS}
         try:
-            operators = await asyncio.to_thread(
-                lambda: {n: Operator(n) for n in sorted({1, max(2, available_cores())})}
-            )
+            operators = await asyncio.to_thread(lambda: {n: Operator(n) for n in sorted({1, max(2, self._cores)})})
             certificates = await asyncio.to_thread(recheck_operations, operators)
         except Exception:
             logger.exception("the operations' graphs cannot be loaded")
@@ -175,7 +174,7 @@ class ModelRepository:
             )
             return certificate.runner(session, artifact.manifest)
 
-        runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, available_cores())})}
+        runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, self._cores)})}
         measured = certificate.recheck(
             artifact.manifest,
             runs,
@@ -191,7 +190,7 @@ class ModelRepository:
         # A run on other threads may only stand in for one of these where it has the same bits.
         widest = max(runs)
         has_the_bits = all(claim.holds for claim in measured.claims if claim.claim == "thread_invariant")
-        is_wide = serving < widest <= available_cores() and has_the_bits
+        is_wide = serving < widest <= self._cores and has_the_bits
         return _Loaded(artifact.manifest, measured, instances, runs[widest] if is_wide else None)
 
     def _broken(self, entry: Entry, exported: Certificate, here: Certificate, provider: Provider) -> str:
@@ -206,7 +205,7 @@ class ModelRepository:
 
     def _serve(self, entry: Entry, loaded: "_Loaded") -> ServedModel:
         settings, manifest = self._settings, loaded.manifest
-        onnx_model = OnnxModel(entry.name, loaded.instances, loaded.wide)
+        onnx_model = OnnxModel(entry.name, loaded.instances, loaded.wide, has_the_cores=settings.workers == 1)
         batcher = Batcher(
             entry.name,
             onnx_model.run,

@@ -39,9 +39,14 @@ class OnnxModel:
     docs/decisions/0003-a-session-an-instance.md.
     """
 
-    def __init__(self, name: str, instances: Sequence[Run], wide: Run | None = None) -> None:
-        """wide: a session of as many threads as there are cores, for the run that has them all to itself."""
-        cores = cores_for(len(instances))
+    def __init__(
+        self, name: str, instances: Sequence[Run], wide: Run | None = None, *, has_the_cores: bool = True
+    ) -> None:
+        """wide: a session of as many threads as there are cores, for the run that has them all to itself.
+
+        has_the_cores: False where other processes serve the same, which would choose the same cores.
+        """
+        cores = cores_for(len(instances)) if has_the_cores else []
         # Threads of its own: a slow model must not hold up a fast one.
         self._instances = [
             _Instance(run, _thread(f"{name}-{number}", cores[number] if cores else None))

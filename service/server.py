@@ -18,6 +18,7 @@ from service.app import create_app
 from service.http_protocol import HttpProtocol, Limits
 from service.lifecycle import Lifecycle
 from service.settings import Settings
+from service.tallies import Tallies
 
 GRACE_SECONDS = 30  # for requests in flight; a client that stalls must not keep the process alive
 IN_TRANSIT_S = 0.2  # for requests that were sent before their clients could know
@@ -27,8 +28,8 @@ TICKS_A_SECOND = 10  # of uvicorn's main loop
 class Server(uvicorn.Server):
     """One process's."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises SettingError (see ``create_app``)."""
+    def __init__(self, settings: Settings, tallies: Tallies | None = None) -> None:
+        """tallies: what one of several workers counts in. Raises SettingError (see ``create_app``)."""
         self._lifecycle = Lifecycle()
         self._drain_seconds = settings.drain_seconds
         self._drained_at: float | None = None  # once told to stop
@@ -40,7 +41,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(
             uvicorn.Config(
-                create_app(settings, self._lifecycle),
+                create_app(settings, self._lifecycle, tallies),
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
@@ -79,7 +80,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, and answer what had been sent by then."""
         listening = [socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets]
-        for server in self.servers:
+        for server in (*self.servers, *(sockets or ())):
             server.close()
         # Clients that the kernel has connected and nobody has accepted yet would be reset.
         for listener in listening:

@@ -47,10 +47,17 @@ class Settings(BaseSettings):
         "`enforce` refuses to serve it, `report` serves it and says so in its certificate; "
         "none given: `enforce`, with bf16 `report`.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Processes that serve the port, each with all models and an even share of the cores. Bounds, such "
+        "as max_queue_size, are each one's own; statistics and metrics are totals.",
+    )
     instances: int | None = Field(
         None,
         ge=1,
-        description="Batches of one model that run at the same time; none given: as many as cores, over the threads.",
+        description="Batches of one model that run at the same time in a worker; none given: as many as it has cores, "
+        "over the threads.",
     )
     intra_op_threads: int = Field(
         1, ge=1, description="Threads of one run; a run that has the machine to itself has those of every core."

@@ -24,8 +24,8 @@ FORBIDDEN = {
 }
 # Lower layers first; a module imports only what stands before it.
 SERVICE_LAYERS = [
-    {"version", "protocol", "errors", "settings", "cores", "tensor_response", "counters", "call", "lifecycle"},
-    {"manifest", "off_the_loop", "json_numbers", "json_document"},
+    {"version", "protocol", "errors", "settings", "cores", "tensor_response", "tallies", "call", "lifecycle"},
+    {"counters", "manifest", "off_the_loop", "json_numbers", "json_document"},
     {
         "artifact",
         "certificate",
@@ -45,6 +45,7 @@ SERVICE_LAYERS = [
     {"routes", "op_routes", "infer"},
     {"app"},
     {"server"},
+    {"workers"},
     {"__main__"},
 ]
 
