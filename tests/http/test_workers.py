@@ -95,7 +95,7 @@ def test_statistics_and_metrics_are_totals_whichever_worker_answers(process: Pro
 
 
 class Client(Thread):
-    """Asks again and again over one connection; over another when that breaks."""
+    """Asks again and again over one connection; over another when that ends; until none is to be had."""
 
     def __init__(self, address: str, ends: Event) -> None:
         super().__init__()
@@ -107,10 +107,13 @@ class Client(Thread):
     def run(self) -> None:
         while not self._ends.is_set():
             connection = HTTPConnection(self._address, timeout=30)
-            connection.connect()
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                return
             self.port = connection.sock.getsockname()[1]
             try:
-                while not self._ends.is_set():
+                while connection.sock and not self._ends.is_set():
                     connection.request("POST", INFER, BODY)
                     answer = connection.getresponse()
                     answer.read()
@@ -161,11 +164,27 @@ def test_when_one_of_four_is_killed_the_others_serve_on_and_it_is_replaced(proce
             assert httpx.post(f"{address}{INFER}", content=BODY).status_code == 200
 
 
+def test_told_to_stop_under_load_they_break_no_connection(process: Process, repository: str) -> None:
+    flags = ("--workers", "2", "--drain-seconds", "0.5", "--model-repository", repository)
+    with process(*flags) as (running, address):
+        all_serving(running.pid, address, 2)
+        clients = [Client(address, Event()) for _ in range(8)]
+        for client in clients:
+            client.start()
+        until(lambda: all(client.statuses for client in clients))
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0
+        for client in clients:
+            client.join(60)
+    assert [client.broken for client in clients] == [[]] * len(clients)
+    assert {status for client in clients for status in client.statuses} == {200}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_of_them_and_what_is_in_flight_is_answered(
     process: Process, repository: str, number: signal.Signals
 ) -> None:
-    flags = ("--workers", "2", "--max-queue-delay-ms", "1000", "--model-repository", repository)
+    flags = ("--workers", "2", "--max-queue-delay-ms", "1000", "--drain-seconds", "1", "--model-repository", repository)
     with process(*flags) as (running, address):
         workers = all_serving(running.pid, address, 2)
         answers: list[int] = []
@@ -176,7 +195,8 @@ def test_a_signal_ends_all_of_them_and_what_is_in_flight_is_answered(
         for each in asking:
             each.start()
         until(lambda: metric(address, f'pending_requests{{model="{MODEL}",version="1"}}') == 4)
-        running.send_signal(number)
+        for process_id in (running.pid, *(worker.pid for worker in workers)):
+            os.kill(process_id, number)  # as a terminal does, or a service manager
         for each in asking:
             each.join(30)
         assert running.wait(60) == 0
