@@ -21,6 +21,9 @@ class Artifact:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read ``<name>/<version>/``. Raises ArtifactError when a part is missing, a link, or not as hashed."""
+        for part in (folder.parent, folder):
+            if part.is_symlink():
+                raise ArtifactError(f"its folder {part.name} is a link, which could lead out of the model repository")
         manifest = Manifest.load(folder)
         if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
             raise ArtifactError(f"its manifest is that of {manifest.name}/{manifest.version}")

@@ -4,6 +4,7 @@
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -38,6 +39,10 @@ ORT_TYPES = {
     **{f"{kind}{bits}": f"tensor({kind.lower()}{bits})" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }
 
+# Where onnxruntime looks for what the table of files in memory does not cover, such as a sparse tensor or one of a
+# subgraph: without a folder that is wherever the service was started. Below a file there is nothing.
+NO_FOLDER = f"{os.devnull}/nothing"
+
 # Add + LayerNormalization as one kernel: twice the error at a large mean, and no faster (docs/decisions/0004).
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
@@ -50,7 +55,7 @@ def session_options(intra_op_threads: int) -> ort.SessionOptions:
     options.enable_mem_pattern = False  # shapes vary; a pattern kept per shape is memory that only grows
     # Idle threads that spin take the cores of the others (onnxruntime#13808).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised as well, and the log is to have one form
     return options
 
 
@@ -67,6 +72,7 @@ def open_session(
     may name another execution provider than the CPU's. Raises :class:`ArtifactError`.
     """
     options = options_for(intra_op_threads)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
     options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
     try:
         return _session(graph, options)

@@ -75,6 +75,39 @@ def other_tensor_names(folder: Path) -> None:
     rewrite(folder, lambda manifest: manifest["inputs"][0].update(name="image"))
 
 
+def link(path: Path, folder: Path) -> None:
+    """What was there, reached by a link that leads out of the model repository."""
+    outside = folder.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def linked_manifest(folder: Path) -> None:
+    link(folder / "manifest.json", folder)
+
+
+def linked_graph(folder: Path) -> None:
+    link(folder / "model.onnx", folder)
+
+
+def linked_weights(folder: Path) -> None:
+    link(folder / "model.safetensors", folder)
+
+
+def linked_version(folder: Path) -> None:
+    link(folder, folder)
+
+
+def linked_model(folder: Path) -> None:
+    link(folder.parent, folder)
+
+
+def weights_that_are_a_pipe(folder: Path) -> None:
+    """Which nobody writes to: reading would wait for ever."""
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
 def no_version(folder: Path) -> None:
     folder.rename(folder.parent / "latest")
 
@@ -87,6 +120,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated weights": (truncated_weights, "model.onnx cannot be loaded"),
     "other weights": (other_weights, "its certificate does not hold on this machine: torch_onnx_parity"),
     "other tensor names": (other_tensor_names, "the graph's inputs are ['x'], the manifest's are ['image']"),
+    "linked manifest": (linked_manifest, "manifest.json cannot be read: it is a link"),
+    "linked graph": (linked_graph, "model.onnx cannot be read: it is a link"),
+    "linked weights": (linked_weights, "model.safetensors cannot be read: it is a link"),
+    "linked version": (linked_version, "its folder 1 is a link"),
+    "linked model": (linked_model, "its folder ln-mlp-digits is a link"),
+    "a pipe": (weights_that_are_a_pipe, "model.safetensors is not a regular file"),
     "no version folder": (no_version, "it has no version: a folder named 1, 2, ..."),
 }
 
