@@ -1,12 +1,12 @@
 """``python -m service``: read the settings, serve until told to stop."""
 
-import logging
 import signal
 import sys
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from service.log import configure_logging
 from service.server import Server
 from service.settings import SettingError, read_settings, said_of
 from service.workers import Workers
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     except SettingError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    configure_logging(settings)
     if settings.workers > 1:
         return Workers(settings).run(server.config.bind_socket())
     for number in (signal.SIGTERM, signal.SIGINT):  # before uvicorn does, and until the very end

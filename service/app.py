@@ -9,14 +9,18 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api_key import ApiKey, open_paths
+from service.cors import Cors
 from service.handlers import add_error_handlers
 from service.infer import INFER_PATHS, Infer, leads_to_infer
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.op_routes import op_router
 from service.openapi import use_own_openapi
+from service.page import add_docs
 from service.provider import provider_of
 from service.repository import ModelRepository
+from service.request_id import REQUEST_ID, current
 from service.routes import router
 from service.settings import Settings
 from service.tallies import Tallies
@@ -64,6 +68,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
         description=DESCRIPTION,
         lifespan=_lifespan,
         redirect_slashes=False,
+        docs_url=None,  # add_docs
         redoc_url=None,
     )
     app.state.settings = settings
@@ -76,13 +81,24 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
         app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))
     app.include_router(router)
     app.include_router(op_router())
-    use_own_openapi(app, INFER_PATHS)
+    add_docs(app)
+    without_key = open_paths(metrics_without_key=settings.metrics_without_key)
+    api_key = None if settings.api_key is None else ApiKey(settings.api_key, without_key)
+    use_own_openapi(app, INFER_PATHS, without_key=None if api_key is None else without_key)
     add_error_handlers(app)
 
+    set_request_id = current.set
+
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and leads_to_infer(scope):
+        if REQUEST_ID in scope:
+            set_request_id(scope[REQUEST_ID])
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+        elif api_key is not None and (refusal := api_key.refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        elif leads_to_infer(scope):
             await infer(scope, receive, send)
         else:
             await app(scope, receive, send)
 
-    return front
+    return front if settings.cors_origins is None else Cors(front, settings.cors_origins)

@@ -1,5 +1,6 @@
 """Every failure, FastAPI's own included, leaves as ``{"error": "..."}``."""
 
+import logging
 import re
 from http import HTTPStatus
 
@@ -9,7 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from service.errors import STATUS, ServiceError
+from service.errors import STATUS, InferenceError, ServiceError
+
+logger = logging.getLogger(__name__)
 
 
 def _methods_at(request: Request, error: HTTPException) -> str:
@@ -23,6 +26,8 @@ def _methods_at(request: Request, error: HTTPException) -> str:
 
 def error_response(error: ServiceError) -> JSONResponse:
     """What a failed request is answered with."""
+    if isinstance(error, InferenceError):  # the run that failed was logged where no request is known
+        logger.error("answered 500: %s", error)
     headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
     return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
 

@@ -16,7 +16,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.call import WHEN_CLIENT_LEAVES
 from service.lifecycle import Lifecycle
+from service.request_id import HEADER, REQUEST_ID, id_of, new_ids
 from service.tensor_response import WRITES_WHOLE
+
+NOSNIFF = (b"x-content-type-options", b"nosniff")  # a browser must not take for a page what is none
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,23 @@ class Limits:
 class HttpProtocol(HttpToolsProtocol):
     """What stands between the socket and the application."""
 
+    # Not in a dictionary: with uvicorn's 28 it would have more than the 30 that Python finds quickly, all of them.
+    __slots__ = (
+        "_body_since",
+        "_head_bytes",
+        "_head_since",
+        "_leave",
+        "_lifecycle",
+        "_limits",
+        "_new_ids",
+        "_stalled_since",
+    )
+
     def __init__(self, *args: Any, limits: Limits, lifecycle: Lifecycle, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._lifecycle = lifecycle
+        self._new_ids = new_ids()
         self._head_since: float | None = self.loop.time()  # while a request's head is awaited or comes
         self._head_bytes = 0  # received while it came
         self._body_since: float | None = None  # while its body comes
@@ -81,6 +97,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._lifecycle.is_draining:
             self.cycle.keep_alive = False
+        request_id = id_of(self.headers, self._new_ids)
+        self.scope[REQUEST_ID] = request_id  # type: ignore[literal-required]  # ours
+        # Here every answer gets them, also those that no application gives (docs/decisions/0012).
+        self.cycle.default_headers = [*self.cycle.default_headers, NOSNIFF, (HEADER, request_id)]
         self.scope[WRITES_WHOLE] = partial(_write_whole, self.cycle)  # type: ignore[literal-required]  # ours
         self.scope[WHEN_CLIENT_LEAVES] = self._tell_of_leaving  # type: ignore[literal-required]  # ours
 
@@ -147,10 +167,14 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete or not cycle.response_started:
             if cycle is not None:
                 cycle.disconnected = True  # whatever it may still send comes too late
+            is_pending = cycle is not None and not cycle.response_complete
+            request_id: bytes = cycle.scope[REQUEST_ID] if is_pending else next(self._new_ids)  # type: ignore[literal-required]
             body = orjson.dumps({"error": message})
             self.transport.write(
                 f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"x-content-type-options: nosniff\r\nx-request-id: {request_id.decode()}\r\n"
+                f"connection: close\r\n\r\n".encode()
                 + body
             )
         self.transport.close()
@@ -175,12 +199,8 @@ def _write_whole(cycle: RequestResponseCycle, response: bytes) -> bool:
     if cycle.flow.write_paused or cycle.disconnected or not cycle.keep_alive:
         return False
     cycle.response_started = cycle.response_complete = True
-    cycle.transport.write(b"".join((b"HTTP/1.1 200 OK\r\n", _headers(cycle), response)))
+    headers = map(b": ".join, cycle.default_headers)  # those that the server adds, such as the date
+    cycle.transport.write(b"\r\n".join((b"HTTP/1.1 200 OK", *headers, response)))
     cycle.message_event.set()
     cycle.on_response()
     return True
-
-
-def _headers(cycle: RequestResponseCycle) -> bytes:
-    """Those that the server adds, such as the date."""
-    return b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])

@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's own, less the status it never sends here, plus the inference route by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,12 +35,17 @@ _ERRORS = {
 }
 
 
-def use_own_openapi(app: FastAPI, infer_paths: tuple[str, ...]) -> None:
-    """Make ``app.openapi`` build the document once, when it is first asked for."""
-    app.openapi = _builder(app, infer_paths)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+def use_own_openapi(app: FastAPI, infer_paths: tuple[str, ...], *, without_key: Collection[str] | None = None) -> None:
+    """Make ``app.openapi`` build the document once, when it is first asked for.
+
+    without_key: paths that stay open where the server asks for an API key; None: it asks for none.
+    """
+    app.openapi = _builder(app, infer_paths, without_key)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _builder(app: FastAPI, infer_paths: tuple[str, ...]) -> Callable[[], dict[str, Any]]:
+def _builder(
+    app: FastAPI, infer_paths: tuple[str, ...], without_key: Collection[str] | None
+) -> Callable[[], dict[str, Any]]:
     def build() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
@@ -49,6 +54,8 @@ def _builder(app: FastAPI, infer_paths: tuple[str, ...]) -> Callable[[], dict[st
             for path in infer_paths:
                 document["paths"][path] = {"post": _infer_operation(path)}
             document["components"]["schemas"] |= _SCHEMAS
+            if without_key is not None:
+                _ask_for_key(document, without_key)
             app.openapi_schema = _without_422(document)
         return app.openapi_schema
 
@@ -63,6 +70,20 @@ def _without_422(document: dict[str, Any]) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
     return document
+
+
+def _ask_for_key(document: dict[str, Any], without_key: Collection[str]) -> None:
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "x_api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document["security"] = [{"bearer": []}, {"x_api_key": []}]  # either
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path in without_key:
+                operation["security"] = []
+            else:
+                operation["responses"]["401"] = _error("The API key is missing or wrong.")
 
 
 def _error(description: str) -> dict[str, Any]:

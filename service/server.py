@@ -48,8 +48,9 @@ class Server(uvicorn.Server):
                 http=partial(HttpProtocol, limits=limits, lifecycle=self._lifecycle),  # type: ignore[arg-type]
                 backlog=max(2048, settings.max_connections),
                 proxy_headers=False,  # nobody here asks for the client's address
+                ws="none",  # nobody here speaks WebSocket, whatever library is installed
                 lifespan="on",
-                log_config=None,  # ours, see __main__.py
+                log_config=None,  # ours: log.py
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,  # longer than the idle time of common clients and proxies, who then close first

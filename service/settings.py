@@ -1,14 +1,18 @@
 """Every knob of the service: environment variables ``NORMSERVE_*``, and flags of ``python -m service``."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "NORMSERVE_"
+SECRETS = {"api_key"}  # whose values no message shows
+API_KEY = re.compile(r"[!-~]+")  # visible ASCII: what every client sends in a header, and sends as the same bytes
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]+)?")
 
 
 class SettingError(ValueError):
@@ -26,6 +30,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         protected_namespaces=(),
+        hide_input_in_errors=True,  # one of them is a secret; said_of shows the others
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network.")
@@ -108,6 +113,21 @@ class Settings(BaseSettings):
         64 * 2**20, ge=1, description="Largest request body, also after inflating; beyond it we answer 413."
     )
 
+    api_key: SecretStr | None = Field(
+        None,
+        description="Who asks must show it, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; else we answer 401. "
+        "/v2/health stays open. Better set by the variable than by the flag, which every user of the machine can read.",
+    )
+    metrics_without_key: bool = Field(
+        False, description="With an API key: /metrics is open all the same, with the names of all models."
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="Web sites whose pages may ask this server, as https://HOST[:PORT] with commas between them, or *; "
+        "none given: no other than its own.",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="A line of text or a JSON object for each event.")
+
     @field_validator("model_repository")
     @classmethod
     def _holds_models(cls, folder: Path) -> Path:
@@ -119,6 +139,21 @@ class Settings(BaseSettings):
         if any(here.glob("*/manifest.json")):
             raise ValueError(f"this is one model; the folder of all models is {str(here.parent)!r}")
         return folder
+
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not API_KEY.fullmatch(key.get_secret_value()):
+            raise ValueError("it must have at least one character, and only visible ASCII ones without spaces")
+        return key
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str | None) -> str | None:
+        for origin in () if origins in (None, "*") else origins.split(","):
+            if not ORIGIN.fullmatch(origin.strip()):
+                raise ValueError(f"{origin.strip()!r} must be https://HOST or https://HOST:PORT, without a path, or *")
+        return origins
 
 
 def unknown_variables() -> list[str]:
@@ -150,4 +185,5 @@ def refused(name: str, value: object, message: str) -> SettingError:
 
 
 def _said(name: str, value: object, message: str) -> str:
-    return f"--{name.replace('_', '-')} ({PREFIX + name.upper()}) is {str(value)!r}: {message}"
+    called = f"--{name.replace('_', '-')} ({PREFIX + name.upper()})"
+    return f"{called}: {message}" if name in SECRETS else f"{called} is {str(value)!r}: {message}"

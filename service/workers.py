@@ -18,6 +18,7 @@ from threading import Thread
 from time import monotonic
 from types import FrameType
 
+from service.log import configure_logging
 from service.server import Server
 from service.settings import Settings
 from service.tallies import Tallies, Tally
@@ -136,7 +137,7 @@ class _Worker(Server):
 
 
 def _serve(settings: Settings, tallies: Tallies, listening: socket) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    configure_logging(settings)
     server = _Worker(settings, tallies)
     for number in ENDINGS.values():
         signal.signal(number, server.handle_exit)

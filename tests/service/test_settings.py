@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import PREFIX, Settings, read_settings
+from service.settings import PREFIX, Settings, read_settings, said_of
 
 ROOT = Path(__file__).parents[2]
 NONE_GIVEN = {
     "certificate": "by precision",
     "instances": "the cores",
+    "api_key": "none",
+    "cors_origins": "none",
 }  # what the README says of those without a default
 
 
@@ -46,6 +48,12 @@ def test_an_unknown_variable_is_refused_with_the_names_that_are_known(monkeypatc
         (["--certificate", "ignore"], "certificate"),
         (["--execution-provider", "cuda"], "execution_provider"),
         (["--precision", "int8"], "precision"),
+        (["--log-format", "xml"], "log_format"),
+        (["--metrics-without-key", "perhaps"], "metrics_without_key"),
+        (["--cors-origins", "a.example"], "'a.example' must be https://HOST or https://HOST:PORT"),
+        (["--cors-origins", "https://a.example,https://b.example/"], "'https://b.example/' must be"),
+        (["--cors-origins", "https://a.example,*"], "'\\*' must be"),
+        (["--cors-origins", ""], "'' must be"),
         (["--model-repository", "nowhere"], "there is no such folder"),
         (["--model-repository", "artifacts/ln-mlp-digits"], "one model; the folder of all models is '.*/artifacts'"),
         (["--model-repository", "artifacts/ln-mlp-digits/1"], "one version of one model; .* is '.*/artifacts'"),
@@ -67,3 +75,29 @@ def test_the_readme_lists_exactly_the_settings_with_their_defaults() -> None:
         for name, field in Settings.model_fields.items()
     }
     assert dict(rows) == expected
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "line\nbreak", "schlüssel", "tab\t", "\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("NORMSERVE_API_KEY", key)
+    with pytest.raises(ValidationError) as raised:
+        read_settings([])
+    (problem,) = raised.value.errors(include_url=False)
+    assert said_of(problem) == (
+        "--api-key (NORMSERVE_API_KEY): it must have at least one character, and only visible ASCII ones without spaces"
+    )
+    assert not key.strip() or key not in str(raised.value)
+
+
+def test_no_representation_of_the_settings_has_the_key() -> None:
+    settings = read_settings(["--api-key", "s3cret"])
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "s3cret"
+    for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "api_key" in text
+        assert "s3cret" not in text
+
+
+@pytest.mark.parametrize("origins", ["*", "https://a.example", "http://localhost:3000, https://[::1]:8443"])
+def test_origins_are_addresses_without_a_path(origins: str) -> None:
+    assert read_settings(["--cors-origins", origins]).cors_origins == origins
