@@ -1,8 +1,10 @@
 """Any server of the Open Inference Protocol v2: what it says of a model, and requests that the model accepts."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -24,6 +26,7 @@ DIFFERENT_INPUTS = (
 )
 DEFAULT_ROWS, DEFAULT_LENGTH = 1, 16
 TIMEOUT_S = 60
+API_KEY = "NORMSERVE_API_KEY"  # of the environment: a setting of make would stand in the list of processes
 LONGEST_ERROR = 300  # an HTML error page is of no use in a table of failures
 
 # A proxy of the environment is not asked: Locust does not ask it either, and both must reach the same server.
@@ -96,10 +99,23 @@ class Target:
     described: str
 
 
+def key_headers() -> dict[str, str]:
+    """What shows the server the API key, where the environment has one. Raises LoadError, which does not show it."""
+    key = os.environ.get(API_KEY)
+    if key is None:
+        return {}
+    if not key.isascii() or not key.isprintable() or not key or " " in key:
+        raise LoadError(f"{API_KEY} must have at least one character, and only visible ASCII ones without spaces")
+    return {"Authorization": f"Bearer {key}"}
+
+
 def ask(url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
-    """GET, or POST where there is a body. Raises LoadError when nobody answers."""
+    """GET, or POST where there is a body, with the API key. Raises LoadError when nobody answers."""
+    request = Request(url, body, dict(headers or {}))  # noqa: S310  # server_url() has looked at the scheme
+    for name, value in key_headers().items():
+        request.add_unredirected_header(name, value)  # whoever else we may be sent to does not get it
     try:
-        with _open(Request(url, body, dict(headers or {})), timeout=TIMEOUT_S) as answer:  # noqa: S310  # server_url()
+        with _open(request, timeout=TIMEOUT_S) as answer:
             return Answer(answer.status, answer.read(), answer.headers.get(HEADER_LENGTH))
     except HTTPError as error:
         with error:
@@ -110,7 +126,10 @@ def ask(url: str, body: bytes | None = None, headers: Mapping[str, str] | None =
 
 def find(url: str, wanted: Wanted) -> Target:
     """The model at ``url``, each of its requests answered once. Raises LoadError."""
-    server = _document(f"{url}/v2")
+    greeting = ask(f"{url}/v2")
+    if greeting.status == HTTPStatus.UNAUTHORIZED:
+        raise LoadError(f"URL={url} answers 401: {greeting.error}; make load takes the key from {API_KEY}")
+    server = _parsed(greeting)
     if server is None:
         raise LoadError(f"URL={url} answers, but GET /v2 is not that of the Open Inference Protocol v2")
     address = f"{url}/v2/models/{quote(wanted.model, safe='')}"
@@ -135,7 +154,7 @@ def find(url: str, wanted: Wanted) -> Target:
             first.outputs()
         except ValueError as error:
             raise LoadError(f"MODEL={wanted.model} does not answer by the protocol: {error}") from error
-        requests.append(InferRequest(body, headers, first))
+        requests.append(InferRequest(body, headers | key_headers(), first))
     text = ", ".join(f"{name} {tensor['datatype']} {list(shape)}" for name, (tensor, shape) in shapes.items())
     return Target(address.removeprefix(url) + "/infer", requests, f"{text}, {wire_format}")
 

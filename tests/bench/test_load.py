@@ -385,3 +385,22 @@ def test_the_metrics_on_the_page_about_load_tests_are_there(address: str) -> Non
     assert named
     served = set(re.findall(r"^# TYPE (\w+)", httpx.get(f"{address}/metrics").text, re.M))
     assert named <= served
+
+
+def test_a_server_that_asks_for_a_key_is_shown_that_of_the_environment(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(api_key="s3cret-key") as address:
+        monkeypatch.setenv("NORMSERVE_API_KEY", "s3cret-key")
+        done = make_load(tmp_path / "load.html", URL=address, USERS=2, SECONDS=1)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert good_answers(done.stdout) > 0
+        assert "s3cret-key" not in done.stdout + done.stderr + (tmp_path / "load.html").read_text()
+        for key, error in (
+            ("another", "answers 401: the API key is wrong; make load takes the key from NORMSERVE_API_KEY"),
+            ("two words", "NORMSERVE_API_KEY must have at least one character, and only visible ASCII ones"),
+        ):
+            monkeypatch.setenv("NORMSERVE_API_KEY", key)
+            with pytest.raises(LoadError, match=error) as raised:
+                find(address, Wanted("ln-mlp-digits"))
+            assert key not in str(raised.value)
