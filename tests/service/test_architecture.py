@@ -53,6 +53,7 @@ SERVICE_LAYERS = [
     {"codec", "runtime", "batcher", "statistics", "ops", "provider"},
     {"op_runtime", "served", "op_bodies"},
     {"served_model", "served_op"},
+    {"loader"},
     {"repository"},
     {"routes", "op_routes", "infer"},
     {"app"},

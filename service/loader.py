@@ -1,0 +1,142 @@
+"""A model's folder -> what serves it: its files checked, its certificate measured here, its sessions open and warm."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import certificate
+from service.artifact import Artifact
+from service.batcher import Batcher
+from service.certificate import Run
+from service.cores import available_cores
+from service.manifest import ArtifactError, Certificate, Manifest
+from service.metrics import ModelMetrics
+from service.op_runtime import Operator, recheck_operations
+from service.ops import OPERATIONS
+from service.provider import CPU, Provider
+from service.runtime import OnnxModel
+from service.served_model import ServedModel
+from service.served_op import ServedOp
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An artifact whose certificate holds here, and what runs it."""
+
+    manifest: Manifest
+    certificate: Certificate
+    instances: list[Run]
+    wide: Run | None  # has the threads of every core
+
+
+class Loader:
+    """Loads models by the settings and on the execution provider they ask for, and the operations on the CPU."""
+
+    def __init__(self, settings: Settings, provider: Provider) -> None:
+        self._settings = settings
+        self._provider = provider
+        self._cores = max(1, available_cores() // settings.workers)
+        # All threads of a model together are no more than the cores.
+        self._instances = settings.instances or max(1, self._cores // settings.intra_op_threads)
+
+    async def operations(self, metrics: Mapping[str, ModelMetrics]) -> dict[str, ServedOp | ArtifactError]:
+        """What serves each operation, or why nothing does."""
+        try:
+            operators = await asyncio.to_thread(lambda: {n: Operator(n) for n in sorted({1, max(2, self._cores)})})
+            certificates = await asyncio.to_thread(recheck_operations, operators)
+        except Exception:
+            logger.exception("the operations' graphs cannot be loaded")
+            return {
+                name: ArtifactError("its graphs cannot be loaded; the server's log says why") for name in OPERATIONS
+            }
+        served: dict[str, ServedOp | ArtifactError] = {}
+        for name, operation in OPERATIONS.items():
+            measured = certificates[name]
+            if reason := self._broken(measured.exported, measured.here, CPU):
+                served[name] = ArtifactError(reason)
+                continue
+            served[name] = ServedOp(
+                operation,
+                operators[1],
+                measured.here,
+                metrics[name],
+                self._settings,
+                self._instances,
+            )
+        return served
+
+    async def model(self, folder: Path, metrics: ModelMetrics) -> ServedModel:
+        """What serves ``<name>/<version>/``. Raises ArtifactError that says why nothing can."""
+        try:
+            loaded = await asyncio.to_thread(self._check, folder)
+        except ArtifactError:
+            raise
+        except Exception as error:
+            logger.exception("%s/%s failed while it was loaded", folder.parent.name, folder.name)
+            raise ArtifactError("it failed while it was loaded; the server's log says why") from error
+        return self._serve(loaded, metrics)
+
+    def _check(self, folder: Path) -> _Loaded:
+        """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
+        artifact = Artifact.read(folder)
+        serving = self._settings.intra_op_threads
+
+        def open_run(threads: int) -> Run:
+            session = certificate.open_session(
+                artifact.graph, artifact.weights, threads, self._provider.session_options
+            )
+            return certificate.runner(session, artifact.manifest)
+
+        runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, self._cores)})}
+        measured = certificate.recheck(
+            artifact.manifest,
+            runs,
+            serving,
+            measured_on=str(self._provider),
+            tolerance=self._provider.tolerance,
+        )
+        if reason := self._broken(artifact.manifest.certificate, measured, self._provider):
+            raise ArtifactError(reason)
+        instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
+        for run in instances[1:]:  # the first has run already
+            certificate.warm_up(run, artifact.manifest)
+        # A run on other threads may only stand in for one of these where it has the same bits.
+        widest = max(runs)
+        has_the_bits = all(claim.holds for claim in measured.claims if claim.claim == "thread_invariant")
+        is_wide = serving < widest <= self._cores and has_the_bits
+        return _Loaded(artifact.manifest, measured, instances, runs[widest] if is_wide else None)
+
+    def _broken(self, exported: Certificate, here: Certificate, provider: Provider) -> str:
+        """Why it is not served: a claim that held at export does not hold here, and that is enforced."""
+        broken = certificate.broken_claims(exported, here)
+        for claim in broken:
+            logger.warning(
+                "%s/%s: %s does not hold: %s", here.model_name, here.model_version, claim.claim, claim.measured
+            )
+        if not broken or (self._settings.certificate or provider.certificate) != "enforce":
+            return ""
+        claims = "; ".join(f"{claim.claim}: {claim.measured}" for claim in broken)
+        return f"its certificate does not hold on this machine: {claims}; on {provider}"
+
+    def _serve(self, loaded: _Loaded, metrics: ModelMetrics) -> ServedModel:
+        settings, manifest = self._settings, loaded.manifest
+        onnx_model = OnnxModel(manifest.name, loaded.instances, loaded.wide, has_the_cores=settings.workers == 1)
+        batcher = Batcher(
+            manifest.name,
+            onnx_model.run,
+            metrics,
+            run_alone=onnx_model.run_alone,
+            merges=manifest.batch_axis is not None,
+            instances=self._instances,
+            max_batch_size=min(settings.max_batch_size, manifest.max_rows),
+            max_queue_delay_ms=settings.max_queue_delay_ms,
+            max_queue_size=settings.max_queue_size,
+            max_queue_bytes=settings.max_queue_bytes,
+        )
+        batcher.start()
+        return ServedModel(manifest, loaded.certificate, metrics, onnx_model, batcher, settings, self._instances)
