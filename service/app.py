@@ -15,6 +15,7 @@ from service.handlers import add_error_handlers
 from service.infer import INFER_PATHS, Infer, leads_to_infer
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.model_control import ModelControl
 from service.op_routes import op_router
 from service.openapi import use_own_openapi
 from service.page import add_docs
@@ -40,9 +41,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     One of several workers loads them first: it shares its port with others, and must take none of the requests that
     those could answer.
     """
-    repository: ModelRepository = app.state.repository
-    repository.scan()
-    loading = asyncio.create_task(repository.load())
+    control: ModelControl = app.state.control
+    app.state.repository.scan()
+    loading = asyncio.create_task(control.start())
     if app.state.settings.workers > 1:
         await loading
     app.state.tallies.serve()
@@ -51,7 +52,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        await repository.close()
+        await control.close()
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: Tallies | None = None) -> ASGIApp:
@@ -75,7 +76,8 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
     app.state.lifecycle = lifecycle or Lifecycle()
     app.state.tallies = tallies or Tallies()
     app.state.metrics = Metrics(app.state.tallies)
-    app.state.repository = ModelRepository(settings, app.state.metrics, provider)
+    app.state.repository = ModelRepository(settings.model_repository, app.state.metrics)
+    app.state.control = ModelControl(app.state.repository, settings, provider)
     infer = Infer(app.state.repository, settings)
     for path in INFER_PATHS:  # what answers other methods
         app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))

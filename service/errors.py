@@ -3,7 +3,9 @@
 ServiceError
 ├── InvalidInputError          400
 │   └── OverflowingInputError  400
+├── ModelControlError          403
 ├── ModelNotFoundError         404
+├── ModelLoadError             409
 ├── BodyTooLargeError          413
 ├── TooManyRowsError           413
 ├── OutputTooLargeError        413
@@ -37,8 +39,25 @@ class OverflowingInputError(InvalidInputError):
         )
 
 
+class ModelControlError(ServiceError):
+    """Models are loaded and unloaded on request only where the settings say so."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "models are not loaded or unloaded on request: this server's setting MODEL_CONTROL is none, it must be "
+            "explicit"
+        )
+
+
 class ModelNotFoundError(ServiceError):
     """There is no model, or no version of it, by that name."""
+
+
+class ModelLoadError(ServiceError):
+    """What is in a model's folder cannot be served; what served before serves on."""
+
+    def __init__(self, model_name: str, reason: str) -> None:
+        super().__init__(f"model {model_name} was not loaded: {reason}")
 
 
 class BodyTooLargeError(ServiceError):
@@ -95,7 +114,7 @@ class InferenceError(ServiceError):
 
 
 class ModelNotReadyError(ServiceError):
-    """The model is still loading, was refused, or is being closed."""
+    """The model is still loading, was refused or unloaded, or is being closed."""
 
     def __init__(self, message: str, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
@@ -118,7 +137,9 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 4, 2, 60
 STATUS: dict[type[ServiceError], int] = {
     InvalidInputError: 400,
     OverflowingInputError: 400,
+    ModelControlError: 403,
     ModelNotFoundError: 404,
+    ModelLoadError: 409,
     BodyTooLargeError: 413,
     TooManyRowsError: 413,
     OutputTooLargeError: 413,

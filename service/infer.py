@@ -46,8 +46,8 @@ class Infer:
         response: Response
         try:
             entry = self._repository.find(name, version)
-            with entry.metrics.request():
-                response = await self._answer(entry.serving(), scope, receive)
+            with entry.metrics.request(), entry.serving() as model:
+                response = await self._answer(model, scope, receive)
         except ServiceError as error:
             response = error_response(error)
         except Exception:

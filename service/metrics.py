@@ -22,6 +22,7 @@ class Metrics:
     def __init__(self, tallies: Tallies | None = None) -> None:
         """tallies: what this worker counts in, where it is one of several."""
         counters = Counters(tallies or Tallies())
+        self._of_models: dict[tuple[str, str], ModelMetrics] = {}
         self.registry = CollectorRegistry()
         self.registry.register(counters)
 
@@ -54,8 +55,10 @@ class Metrics:
         )
 
     def of_model(self, name: str, version: str) -> "ModelMetrics":
-        """The part of it that is one model's."""
-        return ModelMetrics(self, name, version)
+        """The part of it that is one model's, which goes on counting however often the model is loaded."""
+        if (name, version) not in self._of_models:
+            self._of_models[name, version] = ModelMetrics(self, name, version)
+        return self._of_models[name, version]
 
     def render(self) -> bytes:
         """The text of GET /metrics."""
@@ -75,6 +78,7 @@ class ModelMetrics:
         self._pending = metrics.pending_requests.labels(*self._labels)
         self._pending.value = 0  # whatever a worker that died had pending
         self._last_inference = metrics.last_inference.labels(*self._labels)
+        self._ready = metrics.model_ready.labels(*self._labels)
         self._batch_size_seconds: dict[int, Distribution] = {}
         self._ended: dict[str, tuple[Number, Distribution]] = {}
         # Observed of what succeeds alone: bad input is no codec's work.
@@ -83,7 +87,7 @@ class ModelMetrics:
 
     def set_ready(self, is_ready: bool) -> None:
         """Whether the model serves."""
-        self._metrics.model_ready.labels(*self._labels).value = float(is_ready)
+        self._ready.value = float(is_ready)
 
     def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
         """A run of ``rows`` rows: how long each request in it had waited, and how long the run took."""

@@ -67,8 +67,7 @@ async def _compute(name: str, request: Request) -> Response:
     repository: ModelRepository = request.app.state.repository
     settings: Settings = request.app.state.settings
     entry = repository.find(name)
-    with entry.metrics.request():
-        model = entry.serving()
+    with entry.metrics.request(), entry.serving() as model:
         call = arriving(request.scope, settings.request_timeout_ms / 1e3)
         model.check()
         body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)

@@ -1,21 +1,18 @@
-"""The models of a folder: found, loaded, looked up by name and version, and closed."""
+"""The models of a folder, whether or not they serve: found, and looked up by name and version."""
 
-import asyncio
-import gc
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from service import served_op
 from service.errors import ModelNotFoundError, ModelNotReadyError, shown
-from service.loader import Loader
+from service.lease import Lease
 from service.manifest import MODEL_NAME, MODEL_VERSION, ArtifactError
 from service.metrics import Metrics, ModelMetrics
 from service.ops import OPERATIONS
 from service.protocol import ModelIndexEntry
-from service.provider import Provider
 from service.served import Served
-from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +25,15 @@ class Entry:
 
     name: str
     version: str
+    folder: Path | None  # None: an operation, or a model that has no version
     metrics: ModelMetrics
     state: str = LOADING
-    reason: str = ""
-    model: Served | None = None
+    reason: str = ""  # for the state, or of a model that serves: why its last load failed
+    lease: Lease | None = None  # of what serves it
 
     def serve(self, model: Served) -> None:
         """From now on by ``model``."""
-        self.model, self.state, self.reason = model, READY, ""
+        self.lease, self.state, self.reason = Lease(model), READY, ""
         self.metrics.set_ready(True)
 
     def refuse(self, reason: str) -> None:
@@ -43,32 +41,41 @@ class Entry:
         self.state, self.reason = UNAVAILABLE, reason
         logger.error("%s is not served: %s", self, reason)
 
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.name, self.version)))
+    def release(self, reason: str) -> Lease | None:
+        """Give it to nobody any more; what served it is still to be retired."""
+        lease, self.lease = self.lease, None
+        self.state, self.reason = UNAVAILABLE, reason
+        self.metrics.set_ready(False)
+        return lease
 
-    def serving(self) -> Served:
-        """What serves it. Raises ModelNotReadyError with the reason while it loads or when it was refused."""
-        if self.model is None:
+    def serving(self) -> Lease:
+        """What serves it. Raises ModelNotReadyError with the reason while it loads, when it was refused or unloaded."""
+        if self.lease is None:
             if self.state == LOADING:
                 raise ModelNotReadyError(f"model {self.name} is being loaded", retry_after_seconds=1)
             raise ModelNotReadyError(f"model {self} is not served: {self.reason}")
-        return self.model
+        return self.lease
+
+    def indexed(self) -> ModelIndexEntry:
+        """Its line of the repository index."""
+        return ModelIndexEntry(self.name, self.version, self.state, self.reason)
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.name, self.version)))
 
 
 class ModelRepository:
-    """(name, version) -> what serves it. A request's name is looked up here; it never touches a path."""
+    """(name, version) -> what serves it. A request's name is looked up here; it never becomes part of a path."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, provider: Provider) -> None:
-        self._settings = settings
-        self._provider = provider
+    def __init__(self, folder: Path, metrics: Metrics) -> None:
+        self._folder = folder
         self._metrics = metrics
-        self._loader = Loader(settings, provider)
         self._entries: dict[str, dict[str, Entry]] = {}
-        self._all_tried = False
+        self.all_tried = False  # until every model that was found has been
 
     def scan(self) -> None:
         """Find the model folders; every one stands in the index from now on, as LOADING, and so do the operations."""
-        for folder in sorted(self._settings.model_repository.iterdir()):
+        for folder in sorted(self._folder.iterdir()):
             if folder.name.startswith(".") or not folder.is_dir():
                 continue
             if not MODEL_NAME.fullmatch(folder.name):
@@ -77,69 +84,49 @@ class ModelRepository:
             if folder.name in OPERATIONS:
                 logger.error("folder %s is not served: that is the name of an operation", folder.name)
                 continue
-            self._entries[folder.name] = self._found(folder.name, _versions(folder) or [""])
+            self._entries[folder.name] = self.entries(folder.name, _versions(folder))
         if not self._entries:
-            logger.warning("no model in %s: none of its folders is <name>/<version>/", self._settings.model_repository)
+            logger.warning("no model in %s: none of its folders is <name>/<version>/", self._folder)
         for name in OPERATIONS:
-            self._entries[name] = self._found(name, [served_op.VERSION])
+            self._entries[name] = {served_op.VERSION: self._entry(name, served_op.VERSION, None)}
 
-    def _found(self, name: str, versions: list[str]) -> dict[str, Entry]:
-        """Entries of these versions, none of which serves yet."""
-        entries = {version: Entry(name, version, self._metrics.of_model(name, version)) for version in versions}
-        for entry in entries.values():
-            entry.metrics.set_ready(False)
-        return entries
+    def versions_on_disk(self, name: str) -> list[str]:
+        """A model's folders 1, 2, ... as they are now, the lowest first; its name is looked for among those there are.
 
-    async def load(self) -> None:
-        """Try every model that was found; one that cannot be served says why and stands in nobody's way."""
-        logger.info("models are computed on %s, operations on cpu", self._provider)
-        await self._load_operations()
-        models = self._models()
-        for entry in models:
-            await self._load(entry)
-        self._all_tried = True
-        # What is there now stays: the collector need not look at it again, which took 1 % of all time.
-        gc.collect()
-        gc.freeze()
-        ready, operations = (
-            sum(entry.state == READY for entry in entries)
-            for entries in (models, [entry for entry in self._all() if entry.name in OPERATIONS])
-        )
-        logger.info(
-            "%d of %d models and %d of %d operations are ready", ready, len(models), operations, len(OPERATIONS)
-        )
+        Raises ModelNotFoundError where it never was, ArtifactError where it is gone. Blocking.
+        """
+        with suppress(OSError):
+            for folder in self._folder.iterdir():
+                if folder.name == name and MODEL_NAME.fullmatch(name) and folder.is_dir():
+                    return _versions(folder)
+        self.find(name)
+        raise ArtifactError("its folder is gone, or cannot be read")
 
-    async def _load_operations(self) -> None:
-        """They ship with the service and are there whatever the model repository holds."""
-        entries = {name: self._entries[name][served_op.VERSION] for name in OPERATIONS}
-        served = await self._loader.operations({name: entry.metrics for name, entry in entries.items()})
-        for name, model in served.items():
-            if isinstance(model, ArtifactError):
-                entries[name].refuse(str(model))
-            else:
-                entries[name].serve(model)
+    def entries(self, name: str, versions: list[str]) -> dict[str, Entry]:
+        """New ones, which stand in the index once they are ``put`` there; without a version one that says so."""
+        return {version: self._entry(name, version, self._folder / name / version) for version in versions} or {
+            "": self._entry(name, "", None)
+        }
 
-    async def _load(self, entry: Entry) -> None:
-        try:
-            entry.serve(await self._served(entry))
-        except ArtifactError as error:
-            entry.refuse(str(error))
+    def _entry(self, name: str, version: str, folder: Path | None) -> Entry:
+        return Entry(name, version, folder, self._metrics.of_model(name, version))
 
-    async def _served(self, entry: Entry) -> Served:
-        """What serves a model. Raises ArtifactError that says why nothing can."""
-        if not entry.version:
-            raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
-        # Both names were read from the disk: see scan.
-        folder = self._settings.model_repository / entry.name / entry.version
-        return await self._loader.model(folder, entry.metrics)
+    def put(self, name: str, entries: dict[str, Entry]) -> list[Entry]:
+        """Let these be all the versions of a model; the answer is those that were."""
+        before = self.named(name)
+        self._entries[name] = entries
+        return before
 
-    async def close(self) -> None:
-        """Close every model that serves."""
-        await asyncio.gather(*(entry.model.close() for entry in self._all() if entry.model))
+    def named(self, name: str) -> list[Entry]:
+        """Every version of a model, the lowest first; none of one that was never found."""
+        return list(self._entries.get(name, {}).values())
 
     def get(self, name: str, version: str | None = None) -> Served:
-        """The model that serves ``name``. Raises ModelNotFoundError and ModelNotReadyError."""
-        return self.find(name, version).serving()
+        """The model that serves ``name``, for no longer than until the next await: ``Entry.serving`` holds it.
+
+        Raises ModelNotFoundError and ModelNotReadyError.
+        """
+        return self.find(name, version).serving().model
 
     def version_of(self, name: str, version: str | None = None) -> str:
         """The version that ``version`` means: itself, or the highest. Raises ModelNotFoundError."""
@@ -147,8 +134,8 @@ class ModelRepository:
 
     def versions(self, name: str) -> list[str]:
         """Every version of a model, the lowest first. Raises ModelNotFoundError."""
-        self.find(name, None)
-        return list(self._entries[name])
+        self.find(name)
+        return [entry.version for entry in self.named(name)]
 
     def names(self) -> list[str]:
         """Every model that was found, served or not."""
@@ -156,24 +143,28 @@ class ModelRepository:
 
     def index(self) -> list[ModelIndexEntry]:
         """Every model and version that was found, with its state and the reason for it."""
-        return [ModelIndexEntry(entry.name, entry.version, entry.state, entry.reason) for entry in self._all()]
+        return [entry.indexed() for entry in self._all()]
 
     def check_ready(self) -> None:
         """Raises ModelNotReadyError until every model has been tried and, where there are any, at least one serves.
 
         Without models the operations alone are a service; beside models that were all refused they are not.
         """
-        if not self._all_tried:
+        if not self.all_tried:
             raise ModelNotReadyError("models are being loaded", retry_after_seconds=1)
-        if not any(entry.state == READY for entry in self._models() or self._all()):
+        if not any(entry.state == READY for entry in self.models() or self._all()):
             raise ModelNotReadyError("no model can be served; POST /v2/repository/index says why")
 
     def _all(self) -> list[Entry]:
         return [entry for versions in self._entries.values() for entry in versions.values()]
 
-    def _models(self) -> list[Entry]:
+    def models(self) -> list[Entry]:
         """Those that came from the model repository."""
         return [entry for entry in self._all() if entry.name not in OPERATIONS]
+
+    def operations(self) -> list[Entry]:
+        """Those that ship with the service."""
+        return [entry for entry in self._all() if entry.name in OPERATIONS]
 
     def find(self, name: str, version: str | None = None) -> Entry:
         """A model that was found, served or not; without a version, the highest there is. Raises ModelNotFoundError.

@@ -1,5 +1,6 @@
 """A request's body -> :class:`InferenceRequest`: its JSON, and which bytes behind it belong to which tensor."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,27 @@ def parse_index(body: bytes | bytearray) -> bool:
     if unknown := document.keys() - {"ready"}:
         raise InvalidInputError(f"the body has a field {shown(min(unknown))}, its one field is ready")
     return bool(_optional(document, "ready", bool, "the body"))
+
+
+def parse_control(body: bytes | bytearray, takes: Collection[str] = ()) -> None:
+    """POST /v2/repository/models/{name}/load and /unload: empty, or parameters, of which it takes these, as booleans.
+
+    Triton takes a configuration and files there: here nothing is served that is not in the model's folder.
+    """
+    if not body:
+        return
+    document = _object(parse_json(body), "the body")
+    if unknown := document.keys() - {"parameters"}:
+        raise InvalidInputError(f"the body has a field {shown(min(unknown))}, its one field is parameters")
+    parameters = _parameters(document, "the request")
+    for name in parameters:
+        if name not in takes:
+            taken = f"its parameters are {', '.join(takes)}" if takes else "it has no parameters"
+            raise InvalidInputError(
+                f"the request has a parameter {shown(name)}, {taken}: a model is loaded as it stands in its folder, "
+                "no configuration and no file is taken from a request"
+            )
+        _optional(parameters, name, bool, "the request")
 
 
 def json_length(header: bytes, body_length: int) -> int:

@@ -7,9 +7,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service.body import read_body
-from service.errors import ModelNotReadyError
+from service.errors import ModelControlError, ModelNotReadyError
 from service.manifest import Certificate
 from service.metrics import Metrics
+from service.model_control import ModelControl
+from service.off_the_loop import JSON_COSTS, off_the_loop
 from service.protocol import (
     ErrorBody,
     Live,
@@ -21,7 +23,7 @@ from service.protocol import (
     ServerMetadata,
 )
 from service.repository import READY, ModelRepository
-from service.request import parse_index
+from service.request import parse_control, parse_index
 from service.settings import Settings
 from service.statistics import model_statistics
 from service.version import VERSION
@@ -47,6 +49,53 @@ INDEX_REQUEST = {
         }
     }
 }
+CONTROL: dict[int | str, dict[str, Any]] = {
+    **UNKNOWN_MODEL,
+    400: {
+        "model": ErrorBody,
+        "description": "The body is not as it must be or has a parameter that is not taken, or it is an operation.",
+    },
+    403: {"model": ErrorBody, "description": "The server's setting MODEL_CONTROL is none."},
+    413: {"model": ErrorBody, "description": "The body is larger than is taken."},
+    415: {"model": ErrorBody, "description": "The Content-Encoding is none of identity, gzip and deflate."},
+    503: {"model": ErrorBody, "description": "The server is about to end."},
+}
+LOAD: dict[int | str, dict[str, Any]] = {
+    **CONTROL,
+    409: {
+        "model": ErrorBody,
+        "description": "What is in the model's folder cannot be served; the error says why. All stays as it was.",
+    },
+}
+UNLOAD_REQUEST = {
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "parameters": {
+                        "type": "object",
+                        "properties": {
+                            "unload_dependents": {"type": "boolean", "description": "No model here has dependents."}
+                        },
+                    }
+                },
+            },
+            "example": {"parameters": {"unload_dependents": False}},
+        }
+    }
+}
+LOAD_REQUEST = {
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {"parameters": {"type": "object", "maxProperties": 0}},
+            },
+            "example": {},
+        }
+    }
+}
 
 router = APIRouter()
 
@@ -54,6 +103,11 @@ router = APIRouter()
 def _repository(request: Request) -> ModelRepository:
     repository: ModelRepository = request.app.state.repository
     return repository
+
+
+def _control(request: Request) -> ModelControl:
+    control: ModelControl = request.app.state.control
+    return control
 
 
 def _metrics(request: Request) -> Metrics:
@@ -150,6 +204,47 @@ async def repository_index(request: Request, repository: Repository) -> list[Mod
         await read_body(dict(request.scope["headers"]), request.receive, _settings(request).max_body_bytes)
     )
     return [entry for entry in repository.index() if entry.state == READY or not only_ready]
+
+
+@router.post(
+    "/v2/repository/models/{name}/load", tags=["models"], responses=LOAD, openapi_extra={"requestBody": LOAD_REQUEST}
+)
+async def load_model(request: Request, repository: Repository, name: str) -> list[ModelIndexEntry]:
+    """Serve what is in the model's folder now: new versions, changed files; versions that are gone are not served.
+
+    Files and certificate are checked as at start. Until all versions can be served nothing changes, and no request is
+    lost: those under way are answered by what they began on. Only with the setting MODEL_CONTROL=explicit.
+    """
+    await _check_control(request, ())
+    await _control(request).load(name)
+    return [entry.indexed() for entry in repository.named(name)]
+
+
+@router.post(
+    "/v2/repository/models/{name}/unload",
+    tags=["models"],
+    responses=CONTROL,
+    openapi_extra={"requestBody": UNLOAD_REQUEST},
+)
+async def unload_model(request: Request, repository: Repository, name: str) -> list[ModelIndexEntry]:
+    """Serve the model no more, and give its memory back once requests under way are answered.
+
+    Only with the setting MODEL_CONTROL=explicit.
+    """
+    await _check_control(request, ("unload_dependents",))
+    await _control(request).unload(name)
+    return [entry.indexed() for entry in repository.named(name)]
+
+
+async def _check_control(request: Request, takes: tuple[str, ...]) -> None:
+    """Whether models may be loaded and unloaded, and the body is as it must be: of parameters it has only these."""
+    settings = _settings(request)
+    if settings.model_control != "explicit":
+        raise ModelControlError
+    if request.app.state.lifecycle.is_draining:
+        raise ModelNotReadyError("the server has been told to stop: no model is loaded or unloaded any more")
+    body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)
+    await off_the_loop(JSON_COSTS * len(body), parse_control, body, takes)
 
 
 @router.get("/v1/models/{name}/certificate", tags=["certificate"], responses=NOT_SERVED)

@@ -71,9 +71,12 @@ class OnnxModel:
             self._idle.append(instance)
 
     def close(self) -> None:
-        """Wait for the runs under way and end the threads."""
+        """Wait for the runs under way, end the threads and let go of the sessions. Blocking."""
         for instance in (*self._instances, *([self._wide] if self._wide else [])):
             instance.thread.shutdown()
+        self._instances.clear()
+        self._idle.clear()
+        self._wide = None
 
     async def _run(self, instance: _Instance, inputs: Arrays) -> Arrays:
         if self._is_short(inputs):

@@ -1,8 +1,9 @@
 """A trained model that answers."""
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from service import codec
@@ -54,13 +55,9 @@ class ServedModel:
     @cached_property
     def plans(self) -> Plans:
         """What requests ask of it."""
-        return Plans(self.plan)
-
-    def plan(self, request: InferenceRequest) -> ModelPlan:
-        """Check a request against the manifest. Raises InvalidInputError and TooManyRowsError."""
-        wanted = codec.wanted(request, self.name, self.manifest.outputs)
-        inputs = codec.inputs_of(request, self.manifest)
-        return ModelPlan(wanted, [(sent.name, codec.model_reader(sent, tensor)) for sent, tensor in inputs])
+        # Not by a method: a cycle that was there when the service had started is never collected (gc.freeze), and what
+        # served a model that was loaded anew is to go.
+        return Plans(partial(_plan, self.manifest))
 
     def check(self) -> None:
         """See :meth:`Batcher.check`."""
@@ -87,4 +84,11 @@ class ServedModel:
     async def close(self) -> None:
         """Answer what is queued, refuse what comes, end the threads."""
         await self.batcher.close()
-        self.onnx_model.close()
+        await asyncio.to_thread(self.onnx_model.close)
+
+
+def _plan(manifest: Manifest, request: InferenceRequest) -> ModelPlan:
+    """Check a request against the manifest. Raises InvalidInputError and TooManyRowsError."""
+    wanted = codec.wanted(request, manifest.name, manifest.outputs)
+    inputs = codec.inputs_of(request, manifest)
+    return ModelPlan(wanted, [(sent.name, codec.model_reader(sent, tensor)) for sent, tensor in inputs])

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         64 * 2**20, ge=1, description="Largest request body, also after inflating; beyond it we answer 413."
     )
 
+    model_control: Literal["none", "explicit"] = Field(
+        "none",
+        description="`explicit`: who may ask this server may also have models loaded anew from their folders, and "
+        "unloaded (POST /v2/repository/models/{name}/load and /unload); `none` answers 403 to that.",
+    )
     api_key: SecretStr | None = Field(
         None,
         description="Who asks must show it, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; else we answer 401. "

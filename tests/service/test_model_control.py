@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.metrics import Metrics
+from service.model_control import ModelControl
 from service.ops import OPERATIONS
 from service.provider import CPU
 from service.repository import ModelRepository
@@ -28,11 +29,12 @@ async def test_the_setting_decides_and_without_it_the_provider(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, setting: dict[str, Any], state: str
 ) -> None:
     shutil.copytree(ARTIFACTS / NAME, tmp_path / NAME)
-    repository = ModelRepository(Settings(model_repository=tmp_path, **setting), Metrics(), ROUGH)
+    repository = ModelRepository(tmp_path, Metrics())
+    control = ModelControl(repository, Settings(model_repository=tmp_path, **setting), ROUGH)
     repository.scan()
     try:
         with caplog.at_level(logging.INFO):
-            await repository.load()
+            await control.start()
         index = {entry.name: entry for entry in repository.index()}
         assert index[NAME].state == state
         assert all(index[name].state == "READY" for name in OPERATIONS)
@@ -43,5 +45,5 @@ async def test_the_setting_decides_and_without_it_the_provider(
             assert "torch_onnx_parity" in index[NAME].reason
             assert index[NAME].reason.endswith("; on cpu, bf16")
     finally:
-        await repository.close()
+        await control.close()
     assert "models are computed on cpu, bf16, operations on cpu" in caplog.text
