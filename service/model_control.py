@@ -6,8 +6,10 @@ import logging
 from collections.abc import Coroutine
 
 from service.errors import InvalidInputError, ModelLoadError, ModelNotReadyError
+from service.lease import Lease
 from service.loader import Loader
 from service.manifest import ArtifactError
+from service.memory import give_back
 from service.ops import OPERATIONS
 from service.provider import Provider
 from service.repository import READY, Entry, ModelRepository
@@ -44,6 +46,7 @@ class ModelControl:
         # will: a model that is replaced later goes without it, because no cycle leads through a closed one.
         gc.collect()
         gc.freeze()
+        give_back()
         ready, ready_operations = (sum(each.state == READY for each in entries) for entries in (models, operations))
         logger.info(
             "%d of %d models and %d of %d operations are ready", ready, len(models), ready_operations, len(operations)
@@ -144,4 +147,9 @@ class ModelControl:
     def _retire(self, entry: Entry, reason: str) -> None:
         """Give it to nobody any more, and close what served it once nobody holds that."""
         if (lease := entry.release(reason)) is not None:
-            self._begin(lease.retire())
+            self._begin(_closed(lease))
+
+
+async def _closed(lease: Lease) -> None:
+    await lease.retire()
+    await asyncio.to_thread(give_back)

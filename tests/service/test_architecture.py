@@ -34,8 +34,8 @@ SERVICE_LAYERS = [
         "tallies",
         "call",
         "lifecycle",
+        "memory",
         "request_id",
-        "page",
     },
     {"counters", "manifest", "off_the_loop", "json_numbers", "json_document", "api_key", "cors", "log", "page"},
     {
