@@ -51,6 +51,15 @@ def test_told_to_stop_it_says_so_and_serves_on(process: Process) -> None:
             httpx.get(f"{address}/v2/health/live")
 
 
+def test_told_to_stop_it_loads_and_unloads_no_model(process: Process) -> None:
+    with process("--drain-seconds", "600", "--model-control", "explicit") as (running, address):
+        told_to_stop(running, address)
+        for action in ("load", "unload"):
+            refused = httpx.post(f"{address}/v2/repository/models/ln-mlp-digits/{action}")
+            assert (refused.status_code, "told to stop" in refused.json()["error"]) == (503, True)
+        assert httpx.get(f"{address}/v2/models/ln-mlp-digits/ready").status_code == 200
+
+
 def test_what_is_in_flight_then_is_answered_with_a_word_to_go(process: Process) -> None:
     with process("--max-queue-delay-ms", "1000") as (running, address), connected(address) as client:
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from service.call import Call
 from service.errors import InvalidInputError, ModelNotReadyError
 from service.metrics import Metrics
 from service.model_control import ModelControl
@@ -155,7 +156,7 @@ async def test_what_was_replaced_goes_without_the_collector(tmp_path: Path) -> N
     async with serving(tmp_path) as (repository, control):
         model: Any = repository.get(NAME)
         x = {"x": np.zeros((2, 64), "f4")}
-        assert (await model.run(None, x))["logits"].shape == (2, 10)
+        assert (await model.run(None, x, Call(60)))["logits"].shape == (2, 10)
         assert model.plans
         replaced = [weakref.ref(each) for each in (model, model.onnx_model, model.batcher, model.plans)]
         del model
