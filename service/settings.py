@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "NORMSERVE_"
@@ -116,7 +116,8 @@ class Settings(BaseSettings):
     model_control: Literal["none", "explicit"] = Field(
         "none",
         description="`explicit`: who may ask this server may also have models loaded anew from their folders, and "
-        "unloaded (POST /v2/repository/models/{name}/load and /unload); `none` answers 403 to that.",
+        "unloaded (POST /v2/repository/models/{name}/load and /unload); `none` answers 403 to that. Not with several "
+        "workers, of which only the one that is asked would do it.",
     )
     api_key: SecretStr | None = Field(
         None,
@@ -151,6 +152,13 @@ class Settings(BaseSettings):
         if key is not None and not API_KEY.fullmatch(key.get_secret_value()):
             raise ValueError("it must have at least one character, and only visible ASCII ones without spaces")
         return key
+
+    @field_validator("model_control")
+    @classmethod
+    def _is_of_one_worker(cls, control: str, info: ValidationInfo) -> str:
+        if control == "explicit" and (workers := info.data.get("workers", 1)) > 1:
+            raise ValueError(f"with {workers} workers it must be 'none': only one of them would load or unload")
+        return control
 
     @field_validator("cors_origins")
     @classmethod

@@ -55,6 +55,8 @@ def test_an_unknown_variable_is_refused_with_the_names_that_are_known(monkeypatc
         (["--cors-origins", "https://a.example,*"], "'\\*' must be"),
         (["--cors-origins", ""], "'' must be"),
         (["--model-control", "poll"], "model_control"),
+        (["--model-control", "explicit", "--workers", "2"], "with 2 workers it must be 'none'"),
+        (["--workers", "2", "--model-control", "explicit"], "with 2 workers it must be 'none'"),
         (["--model-repository", "nowhere"], "there is no such folder"),
         (["--model-repository", "artifacts/ln-mlp-digits"], "one model; the folder of all models is '.*/artifacts'"),
         (["--model-repository", "artifacts/ln-mlp-digits/1"], "one version of one model; .* is '.*/artifacts'"),
