@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -23,6 +25,12 @@ class Server:
     """One that answers."""
 
     process: psutil.Process
+    log: BinaryIO
+
+    def said(self) -> str:
+        """What it has written to its log so far."""
+        file = self.log.fileno()  # by pread: seeking would move the place where the process writes
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     def cpu_seconds(self) -> float:
         """Processor time that it and its children have used so far."""
@@ -42,6 +50,14 @@ class Server:
         return used
 
 
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
 @contextmanager
 def running(command: Sequence[str | Path], ready: str, **environment: str) -> Iterator[Server]:
     """``command`` as a group of processes, once ``ready`` answers 200. Raises RuntimeError when it never does."""
@@ -57,7 +73,7 @@ def running(command: Sequence[str | Path], ready: str, **environment: str) -> It
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
             raise RuntimeError(said[-1] if said else str(error)) from error
-        yield Server(psutil.Process(started.pid))
+        yield Server(psutil.Process(started.pid), log)
 
 
 def _end(started: subprocess.Popen[bytes]) -> None:
