@@ -1,0 +1,54 @@
+"""kill -9 of one of four workers under load: the others serve on, it is replaced, its own requests alone are lost."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from bench.asks import mixed
+from bench.clients import alone, asking
+from bench.report import Line
+from service.settings import Settings
+
+pytestmark = pytest.mark.skipif("workers" not in Settings.model_fields, reason="there is no setting WORKERS yet")
+
+WORKERS, CLIENTS, ENOUGH = 4, 32, 500
+
+
+def test_a_killed_worker_costs_its_own_requests_alone(
+    server: Any, until: Callable[..., None], full: bool, record: Callable[..., None]
+) -> None:
+    times = 20 if full else 1
+    with server(workers=str(WORKERS)) as (started, address):
+        asked = alone(address, mixed(3, small=True))
+
+        def workers() -> set[int]:
+            return {child.pid for child in started.process.children() if child.is_running() and _serves(child)}
+
+        until(lambda: len(workers()) == WORKERS)
+        with asking(address, asked, CLIENTS) as tally:
+            for killed in range(times):
+                until(lambda killed=killed: tally.answered > ENOUGH * (killed + 1))
+                before = workers()
+                victim = next(child for child in started.process.children() if child.pid in before)
+                victim.send_signal(signal.SIGKILL)
+                until(lambda before=before: len(workers()) == WORKERS and workers() != before)
+                answered = tally.answered
+                until(lambda answered=answered: tally.answered > answered + ENOUGH)
+        assert httpx.get(f"{address}/v2/health/ready").status_code == 200
+    kept_connections = CLIENTS * times  # each client has one request under way, and no killed worker has more
+    record(
+        Line("kill -9 of a worker: requests lost", len(tally.lost), f"{times} times", kept_connections, False),
+        Line("kill -9 of a worker: wrong answers", len(tally.unexpected), f"of {tally.answered}", 0, False),
+        Line("kill -9 of a worker: answers of other bytes", len(tally.different), f"of {tally.answered}", 0, False),
+    )
+    assert len(tally.lost) < kept_connections
+    assert not tally.unexpected
+    assert not tally.different
+
+
+def _serves(child: Any) -> bool:
+    """multiprocessing has helpers of its own beside the workers."""
+    return "resource_tracker" not in " ".join(child.cmdline())
