@@ -1,0 +1,109 @@
+"""A program for atheris: whatever bytes it draws become a request to the whole application, without a socket.
+
+``python tests/soak/fuzz_requests.py CORPUS -max_total_time=600``: ends with an exit status other than 0 at the first
+request that is answered with a 5xx or an undocumented status, and says which it was.
+"""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["service"]):
+    from service.app import create_app
+    from service.settings import Settings
+
+MODELS = ("ln-mlp-digits", "ln-gru-charlm")  # quick ones: of one tensor, and of optional ones
+PATHS = [
+    *(f"/v2/models/{name}/infer" for name in (*MODELS, "layer_norm", "group_norm", "batch_norm")),
+    *(f"/v1/ops/{name}" for name in ("layer_norm", "group_norm", "instance_norm", "batch_norm")),
+    "/v2/repository/index",
+]
+ENCODINGS = [b"", b"identity", b"gzip", b"deflate", b"br"]
+DOCUMENTED = {200, 400, 404, 413, 415}
+LENGTH = b"inference-header-content-length"
+
+
+def written(path: int, encoding: int, length: bytes, body: bytes) -> bytes:
+    """A request as the fuzzer's bytes: path and encoding by number, a line for the header length, the body."""
+    return bytes((path, encoding)) + length + b"\n" + body
+
+
+class Application:
+    """The real one, over a folder of two models, its lifespan begun."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in MODELS:
+            shutil.copytree(Path("artifacts") / name, folder / name)
+        self._loop = asyncio.new_event_loop()
+        self._app = create_app(Settings(model_repository=folder))
+        self._loop.run_until_complete(self._start())
+
+    async def _start(self) -> None:
+        begun = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if not begun.is_set():
+                return {"type": "lifespan.startup"}
+            return await asyncio.Future()  # never: the process ends with the fuzzer
+
+        async def send(message: dict[str, Any]) -> None:
+            assert message["type"] == "lifespan.startup.complete", message
+            begun.set()
+
+        self._lifespan = asyncio.create_task(self._app({"type": "lifespan", "state": {}}, receive, send))
+        await begun.wait()
+        while (await self._answer("GET", "/v2/health/ready", [], b""))[0] != 200:
+            await asyncio.sleep(0.01)
+
+    async def _answer(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> tuple[int, bytes]:
+        status, parts = 0, list[bytes]()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            parts.append(message.get("body", b""))
+
+        scope = {
+            **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": method},
+            **{"path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers, "root_path": ""},
+            **{"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {}},
+        }
+        await self._app(scope, receive, send)
+        return status, b"".join(parts)
+
+    def test(self, data: bytes) -> None:
+        """One request. Raises AssertionError."""
+        path, encoding, rest = data[:1], data[1:2], data[2:]
+        if not encoding:
+            return
+        length, _, body = rest.partition(b"\n")
+        headers = [(b"content-length", b"%d" % len(body))]
+        if name := ENCODINGS[encoding[0] % len(ENCODINGS)]:
+            headers.append((b"content-encoding", name))
+        if length:
+            headers.append((LENGTH, length))
+        where = PATHS[path[0] % len(PATHS)]
+        status, answer = self._loop.run_until_complete(self._answer("POST", where, headers, body))
+        assert status in DOCUMENTED, (where, headers, body, status, answer)
+
+
+def main() -> None:
+    """Until the time is over that the arguments say."""
+    with tempfile.TemporaryDirectory() as folder:
+        application = Application(Path(folder))
+        atheris.Setup(sys.argv, application.test)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
