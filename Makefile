@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test format export experiments bench bench-peers load clean
+.PHONY: help serve test format export experiments bench bench-peers load soak clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench        measure the service against raw onnxruntime and a naive server; writes the table of the README (half an hour)'
 	@echo 'make bench-peers  the same, and other servers with the same model under the same load, installed into build/peers'
 	@echo 'make load         load-test a running server of your own: URL= MODEL= USERS= SECONDS=; all settings: docs/load-testing.md'
+	@echo 'make soak         the trials of tests/soak at full length; writes docs/soak.md (an hour and a half, going on where it was interrupted)'
 	@echo 'make clean        remove what was built'
 
 serve: .venv/service-installed
@@ -40,6 +41,9 @@ bench: .venv/everything-installed .venv/debian-installed
 
 bench-peers: .venv/everything-installed .venv/debian-installed
 	.venv/bin/python -m bench --peers
+
+soak: .venv/everything-installed .venv/debian-installed
+	.venv/bin/python -m bench.trials
 
 # Set here and not with ?=, so that a MODEL or a URL of the environment, meant for something else, is not loaded.
 load: URL = http://127.0.0.1:8000

@@ -1,7 +1,8 @@
 """A program for atheris: whatever bytes it draws become a request to the whole application, without a socket.
 
-``python tests/soak/fuzz_requests.py CORPUS -max_total_time=600``: ends with an exit status other than 0 at the first
-request that is answered with a 5xx or an undocumented status, and says which it was.
+``python -m bench.fuzz CORPUS -max_total_time=600``: ends with an exit status other than 0 at the first request that is
+answered with a 5xx or an undocumented status, and says which it was. CORPUS is a folder for the requests that reach new
+code; at first those of bench/asks.py are put there.
 """
 
 import asyncio
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import atheris
+
+from bench.asks import mixed
+from bench.mutations import TOKENS
+from bench.oip import HEADER_LENGTH
 
 with atheris.instrument_imports(include=["service"]):
     from service.app import create_app
@@ -25,12 +30,22 @@ PATHS = [
 ]
 ENCODINGS = [b"", b"identity", b"gzip", b"deflate", b"br"]
 DOCUMENTED = {200, 400, 404, 413, 415}
-LENGTH = b"inference-header-content-length"
+LENGTH = HEADER_LENGTH.lower().encode()
 
 
-def written(path: int, encoding: int, length: bytes, body: bytes) -> bytes:
-    """A request as the fuzzer's bytes: path and encoding by number, a line for the header length, the body."""
-    return bytes((path, encoding)) + length + b"\n" + body
+def write_corpus(folder: Path) -> None:
+    """Sound requests as the fuzzer's bytes: path and encoding by number, a line for the header length, the body."""
+    for number, ask in enumerate(mixed(5, small=True)):
+        if ask.path in PATHS:
+            encoding = ENCODINGS.index(ask.headers.get("Content-Encoding", "").encode())
+            length = ask.headers.get(HEADER_LENGTH, "").encode()
+            start = bytes((PATHS.index(ask.path), encoding))
+            (folder / str(number)).write_bytes(start + length + b"\n" + ask.body)
+
+
+def write_words(file: Path) -> None:
+    """What to try in a body, in libFuzzer's form."""
+    file.write_text("".join('"' + "".join(rf"\x{byte:02x}" for byte in token[:20]) + '"\n' for token in TOKENS))
 
 
 class Application:
@@ -100,8 +115,12 @@ class Application:
 def main() -> None:
     """Until the time is over that the arguments say."""
     with tempfile.TemporaryDirectory() as folder:
-        application = Application(Path(folder))
-        atheris.Setup(sys.argv, application.test)
+        write_corpus(Path(sys.argv[1]))
+        words = Path(folder) / "words"
+        write_words(words)
+        (Path(folder) / "models").mkdir()
+        application = Application(Path(folder) / "models")
+        atheris.Setup([*sys.argv, f"-dict={words}"], application.test)
         atheris.Fuzz()
 
 
