@@ -124,4 +124,3 @@ def _formatted(
     if form == 4 and len(arrays) == 1 and not parameters and len(one) == 1:
         return Ask(f"{what}, raw", path, one.tobytes(), headers | {HEADER_LENGTH: "0"})
     return Ask(f"{what}, binary", path, body, headers)
-

@@ -107,7 +107,11 @@ def measured(way: Way, runs: int) -> dict[str, float]:
 
     found = {"loaded_mb": process.memory_info().rss / 1e6}
     with ThreadPoolExecutor(len(runners)) as pool:
-        for name, todo, times in (("small", small, SMALL_TIMES), ("mixed", mixed, 1), ("small again", small, SMALL_TIMES)):
+        for name, todo, times in (
+            ("small", small, SMALL_TIMES),
+            ("mixed", mixed, 1),
+            ("small again", small, SMALL_TIMES),
+        ):
             started = time.perf_counter()
             list(pool.map(work, runners, todo, [times] * len(runners)))
             found[f"{name}_s"] = time.perf_counter() - started

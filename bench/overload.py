@@ -2,8 +2,8 @@
 
 wrk is a closed loop: a connection sends its next request when it has the answer to the last. With many more connections
 than the server queues requests, and a pause (wrk's ``delay``) before each request, nearly all connections are pausing:
-they send at times that the server's answers do not change, at (connections - waiting) / pause requests a second. A pause
-of 0 to twice its mean makes these times irregular, as in an open loop.
+when they send does not depend on the server's answers, and they send (connections - waiting) / pause requests a second.
+A pause of 0 to twice its mean makes these times irregular, as in an open loop.
 """
 
 import json

@@ -20,7 +20,17 @@ from experiments.results import read_results, write_results
 FOUND = Path("build/soak")
 RESULTS, NAME = Path("bench/results"), "soak"
 PAGE = Path("docs/soak.md")
-VERSIONS = ("onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson", "fastapi", "schemathesis", "atheris")
+VERSIONS = (
+    "onnxruntime",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "orjson",
+    "pysimdjson",
+    "fastapi",
+    "schemathesis",
+    "atheris",
+)
 TESTS_FAILED = 1  # pytest's exit status; any other but 0: it did not run to its end
 
 

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bench.asks import REPOSITORY, mixed
 from bench.clients import Client, alone, asking
@@ -150,6 +149,10 @@ def test_a_full_disk_changes_no_answer(
     ):
         until(lambda: tally.answered > ENOUGH)
         assert server.process.is_running()
-    record(Line("full disk, read-only home: wrong or missing answers", len(tally.wrong()), f"of {tally.answered}", 0, False))
+    record(
+        Line(
+            "full disk, read-only home: wrong or missing answers", len(tally.wrong()), f"of {tally.answered}", 0, False
+        )
+    )
     assert not tally.wrong()
     assert list(tmp_path.iterdir()) == []

@@ -62,8 +62,8 @@ def test_mixed_requests_are_answered_as_alone_and_memory_does_not_grow(
         slope, low, high = (3600 / 1e6 * each for each in slope_of(warm))
         first, last = (float(np.median([size for _, size in part])) / 1e6 for part in (warm[:60], warm[-60:]))
         spread = (
-            f"{low:.2f} to {high:.2f} (95 %); {before / 1e6:.0f} MB before, {first:.0f} after {warm[0][0] / 60:.0f} min, "
-            f"{last:.0f} after {seconds / 60:.0f}"
+            f"{low:.2f} to {high:.2f} (95 %); {before / 1e6:.0f} MB before, {first:.0f} after {warm[0][0] / 60:.0f} "
+            f"minutes, {last:.0f} after {seconds / 60:.0f}"
         )
         record(
             Line("soak: slope of resident memory after warm-up", slope, spread, 1, False, " MB/h"),
