@@ -38,8 +38,10 @@ NOT_SERVED: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorBody, "description": "The model is being loaded, or was refused; the error says why."},
 }
 
-BAD_REQUEST: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorBody, "description": "The body is not as it must be."}
+BAD_BODY: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "The body is not as it must be."},
+    413: {"model": ErrorBody, "description": "The body is larger than this server takes."},
+    415: {"model": ErrorBody, "description": "A Content-Encoding other than identity, gzip or deflate."},
 }
 INDEX_REQUEST = {
     "content": {
@@ -193,7 +195,7 @@ async def statistics(request: Request, repository: Repository, name: str, versio
 
 
 @router.post(
-    "/v2/repository/index", tags=["models"], responses=BAD_REQUEST, openapi_extra={"requestBody": INDEX_REQUEST}
+    "/v2/repository/index", tags=["models"], responses=BAD_BODY, openapi_extra={"requestBody": INDEX_REQUEST}
 )
 async def repository_index(request: Request, repository: Repository) -> list[ModelIndexEntry]:
     """Every model that was found, with its state and, where it is not served, the reason.
