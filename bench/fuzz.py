@@ -10,17 +10,17 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import atheris
+from starlette.types import Message
+
+with atheris.instrument_imports(include=["service"]):  # first, or what the others import would not be
+    from service.app import create_app
+    from service.settings import Settings
 
 from bench.asks import mixed
 from bench.mutations import TOKENS
 from bench.oip import HEADER_LENGTH
-
-with atheris.instrument_imports(include=["service"]):
-    from service.app import create_app
-    from service.settings import Settings
 
 MODELS = ("ln-mlp-digits", "ln-gru-charlm")  # quick ones: of one tensor, and of optional ones
 PATHS = [
@@ -61,17 +61,17 @@ class Application:
     async def _start(self) -> None:
         begun = asyncio.Event()
 
-        async def receive() -> dict[str, Any]:
+        async def receive() -> Message:
             if not begun.is_set():
                 return {"type": "lifespan.startup"}
-            return await asyncio.Future()  # never: the process ends with the fuzzer
+            return await asyncio.Future[Message]()  # never: the process ends with the fuzzer
 
-        async def send(message: dict[str, Any]) -> None:
+        async def send(message: Message) -> None:
             if message["type"] != "lifespan.startup.complete":
                 raise RuntimeError(f"the application did not start: {message}")
             begun.set()
 
-        self._lifespan = asyncio.create_task(self._app({"type": "lifespan", "state": {}}, receive, send))
+        self._lifespan = asyncio.ensure_future(self._app({"type": "lifespan", "state": {}}, receive, send))
         await begun.wait()
         while (await self._answer("GET", "/v2/health/ready", [], b""))[0] != 200:  # noqa: ASYNC110  # no event says it
             await asyncio.sleep(0.01)
@@ -81,10 +81,10 @@ class Application:
     ) -> tuple[int, bytes]:
         status, parts = 0, list[bytes]()
 
-        async def receive() -> dict[str, Any]:
+        async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def send(message: dict[str, Any]) -> None:
+        async def send(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             parts.append(message.get("body", b""))

@@ -5,7 +5,9 @@ instance as the service has them, each instance in a thread. All ways by turns, 
 """
 
 import argparse
+import ctypes
 import json
+import math
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from service.cores import available_cores
 from service.protocol import Arrays
 
 SHRINK = "memory.enable_memory_arena_shrinkage"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MOST_ROWS, MOST_LENGTH = 64, 512
 SMALL_ROWS, SMALL_LENGTH = 4, 32
 SMALL_BATCHES, SMALL_TIMES = 300, 20  # different ones, and how often each is run
@@ -32,21 +35,24 @@ MOST_TOKENS = 8192  # rows x length of a batch: beyond it a run takes seconds
 
 @dataclass(frozen=True)
 class Way:
-    """shared: one arena for all sessions."""
+    """shrinks_from: bytes of a run's inputs. shared: one arena for all sessions. keeps: glibc's malloc, see ``_keep``."""
 
     arena: bool = True
     pattern: bool = False
-    shrink: bool = False
+    shrinks_from: float = math.inf
     shared: bool = False
+    keeps: bool = False
 
 
 WAYS = {
     "arena (as it is)": Way(),
     "arena, pattern": Way(pattern=True),
-    "arena, shrunk after each run": Way(shrink=True),
+    "arena, shrunk after each run": Way(shrinks_from=0),
+    "arena, shrunk after runs of 16 KiB and more": Way(shrinks_from=2**14),
     "one arena for all sessions": Way(shared=True),
     "no arena": Way(arena=False),
     "no arena, pattern": Way(arena=False, pattern=True),
+    "no arena, malloc keeps 64 MiB": Way(arena=False, keeps=True),
 }
 
 
@@ -64,8 +70,15 @@ def batches(runs: int, seed: int, most_rows: int, most_length: int) -> Iterator[
         yield number, samples(models[number], shape, rng)
 
 
+def _keep() -> None:
+    """Let malloc take up to 32 MiB from its heap, and give memory back to the system only from 64 MiB on."""
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+    mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+
+
 def measured(way: Way, runs: int) -> dict[str, float]:
-    """Resident megabytes after loading, at the end and at most, and seconds of both sequences; of this process."""
+    """Resident megabytes after loading, after each sequence and at most, and processor seconds; of this process."""
     if way.shared:
         memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
         ort.create_and_register_allocator(memory, None)
@@ -77,9 +90,10 @@ def measured(way: Way, runs: int) -> dict[str, float]:
             options.add_session_config_entry("session.use_env_allocators", "1")
         return options
 
-    run_options = ort.RunOptions()
-    if way.shrink:
-        run_options.add_run_config_entry(SHRINK, "cpu:0")
+    if way.keeps:
+        _keep()
+    plain, shrinking = ort.RunOptions(), ort.RunOptions()
+    shrinking.add_run_config_entry(SHRINK, "cpu:0")
     runners: list[list[Callable[[Arrays], object]]] = [[] for _ in range(available_cores())]
     for file in sorted(REPOSITORY.glob("*/*/manifest.json")):
         artifact = Artifact.read(file.parent)
@@ -88,7 +102,8 @@ def measured(way: Way, runs: int) -> dict[str, float]:
             names = [output.name for output in artifact.manifest.outputs]
 
             def run(inputs: Arrays, session: ort.InferenceSession = session, names: list[str] = names) -> Arrays:
-                return dict(zip(names, session.run(names, inputs, run_options), strict=True))
+                is_large = sum(array.nbytes for array in inputs.values()) >= way.shrinks_from
+                return dict(zip(names, session.run(names, inputs, shrinking if is_large else plain), strict=True))
 
             warm_up(run, artifact.manifest)
             instance.append(run)
@@ -112,9 +127,9 @@ def measured(way: Way, runs: int) -> dict[str, float]:
             ("mixed", mixed, 1),
             ("small again", small, SMALL_TIMES),
         ):
-            started = time.perf_counter()
+            started = time.process_time()  # of all threads: others on the machine change it least
             list(pool.map(work, runners, todo, [times] * len(runners)))
-            found[f"{name}_s"] = time.perf_counter() - started
+            found[f"{name}_s"] = time.process_time() - started
             found[f"after_{name}_mb"] = process.memory_info().rss / 1e6
     return found | {"peak_mb": peak / 1e6}
 
