@@ -35,7 +35,7 @@ MOST_TOKENS = 8192  # rows x length of a batch: beyond it a run takes seconds
 
 @dataclass(frozen=True)
 class Way:
-    """shrinks_from: bytes of a run's inputs. shared: one arena for all sessions. keeps: glibc's malloc, see ``_keep``."""
+    """shrinks_from: bytes of a run's inputs. shared: one arena for all sessions. keeps: see ``_keep``."""
 
     arena: bool = True
     pattern: bool = False
