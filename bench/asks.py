@@ -15,7 +15,7 @@ from service.ops import OPERATIONS
 from service.protocol import Arrays
 
 REPOSITORY = Path("artifacts")
-MOST_ROWS, MOST_LENGTH = 24, 256  # of the drawn shapes
+SMALL = (3, 16)  # rows and length of the largest shape, for trials that are not about computing
 MOST_JSON_NUMBERS = 2**15  # of an answer: as JSON more would take longer to write than to compute
 
 
@@ -35,13 +35,12 @@ def manifests(repository: Path = REPOSITORY) -> list[Manifest]:
     return [Manifest.load(file.parent) for file in sorted(repository.glob("*/*/manifest.json"))]
 
 
-def mixed(shapes: int, seed: int = 0, *, small: bool = False) -> list[Ask]:
-    """So many shapes of each model and operation, each in another format, and one of every error.
+def mixed(shapes: int, most: tuple[int, int] = SMALL) -> list[Ask]:
+    """So many shapes of each model and operation, each in another format, and one of every error; always the same.
 
-    small: at most 3 rows of 16, as for trials that are not about computing.
+    most: rows and length of the largest that may be drawn.
     """
-    rng = np.random.default_rng(seed)
-    most = (3, 16) if small else (MOST_ROWS, MOST_LENGTH)
+    rng = np.random.default_rng(0)
     asks = [ask for manifest in manifests() for ask in _of_model(manifest, shapes, most, rng)]
     return [*asks, *_of_operations(shapes, most, rng), *errors()]
 

@@ -35,7 +35,7 @@ LENGTH = HEADER_LENGTH.lower().encode()
 
 def write_corpus(folder: Path) -> None:
     """Sound requests as the fuzzer's bytes: path and encoding by number, a line for the header length, the body."""
-    for number, ask in enumerate(mixed(5, small=True)):
+    for number, ask in enumerate(mixed(5)):
         if ask.path in PATHS:
             encoding = ENCODINGS.index(ask.headers.get("Content-Encoding", "").encode())
             length = ask.headers.get(HEADER_LENGTH, "").encode()

@@ -19,7 +19,7 @@ def answered(tally: Tally, count: int) -> None:
 
 
 def test_every_request_is_answered_as_it_must_be_alone_and_among_others(address: str) -> None:
-    asked = alone(address, mixed(5, small=True))
+    asked = alone(address, mixed(5))
     assert {each.ask.status for each in asked} == {200, 400, 404, 413, 415}
     with asking(address, asked, 4) as tally:
         answered(tally, 200)
@@ -29,8 +29,7 @@ def test_every_request_is_answered_as_it_must_be_alone_and_among_others(address:
 
 def test_other_bytes_and_other_statuses_are_noticed(address: str) -> None:
     good, refused = (
-        next(each for each in alone(address, mixed(1, small=True)) if each.ask.status == status)
-        for status in (200, 404)
+        next(each for each in alone(address, mixed(1)) if each.ask.status == status) for status in (200, 404)
     )
     other = replace(good, alone=good.alone[:-1] + b" ")
     with asking(address, [other], 2) as tally:
@@ -46,7 +45,7 @@ def test_other_bytes_and_other_statuses_are_noticed(address: str) -> None:
 
 
 def test_a_request_without_an_answer_is_lost_and_a_refused_connection_is_the_end() -> None:
-    asked = [Asked(mixed(1, small=True)[0], b"")]
+    asked = [Asked(mixed(1)[0], b"")]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -73,7 +72,7 @@ def test_a_connection_is_kept(address: str) -> None:
 
 
 def test_the_same_number_makes_the_same_mutation() -> None:
-    ask = mixed(1, small=True)[0]
+    ask = mixed(1)[0]
     made = [mutated(ask, number) for number in range(200)]
     assert made == [mutated(ask, number) for number in range(200)]
     assert len({each.body for each in made}) > 150

@@ -104,7 +104,7 @@ def command(*before: str) -> tuple[list[str], str]:
 def test_damaged_swapped_and_unreadable_models_are_refused_and_the_others_serve(
     address: str, tmp_path: Path, until: Callable[..., None], record: Callable[..., None]
 ) -> None:
-    asked = [each for each in alone(address, mixed(5, small=True)) if each.ask.status == 200]
+    asked = [each for each in alone(address, mixed(5)) if each.ask.status == 200]
     repository = tmp_path / "models"
     shutil.copytree(REPOSITORY, repository)
     for name, (spoil, _) in BROKEN.items():
@@ -139,7 +139,7 @@ def test_damaged_swapped_and_unreadable_models_are_refused_and_the_others_serve(
 def test_a_full_disk_changes_no_answer(
     address: str, tmp_path: Path, until: Callable[..., None], record: Callable[..., None]
 ) -> None:
-    asked = alone(address, mixed(5, small=True))
+    asked = alone(address, mixed(5))
     tmp_path.chmod(0o500)
     started, url = command(*AS_ANYBODY, *ON_A_FULL_DISK)
     environment = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}

@@ -19,7 +19,7 @@ def test_a_signal_under_32_clients_loses_no_request(
     server: Any, until: Callable[..., None], full: bool, record: Callable[..., None]
 ) -> None:
     times = 20 if full else 2
-    asks, asked, lost, answered, statuses = mixed(3, small=True), [], list[str](), 0, list[int]()
+    asks, asked, lost, answered, statuses = mixed(3), [], list[str](), 0, list[int]()
     for _ in range(times):
         with server(drain_seconds="1") as (started, address):
             # Of the first process: another's answers have the same bytes.
@@ -50,7 +50,7 @@ def test_make_serve_ends_as_well(whom: str, until: Callable[..., None]) -> None:
     environment = {"MAKEFLAGS": "", "MAKELEVEL": "", "NORMSERVE_DRAIN_SECONDS": "1"}
     with running(command, f"http://127.0.0.1:{port}/v2/health/ready", **environment) as make:
         address = f"http://127.0.0.1:{port}"
-        asked = alone(address, mixed(1, small=True))
+        asked = alone(address, mixed(1))
         (service,) = make.process.children(recursive=True)
         with asking(address, asked, CLIENTS) as tally:
             until(lambda: tally.answered > ENOUGH)

@@ -70,6 +70,7 @@ def test_five_times_the_capacity(server: Any, full: bool, record: Callable[..., 
         Line("overload: answers of other bytes", found.different, f"of {found.statuses[200]}", 0, False),
     )
     assert others == 0, counted
-    assert found.statuses[429] > found.statuses[200] > 0
+    assert found.statuses[200]
+    assert found.statuses[429]
     assert found.different == 0
     assert took

@@ -22,7 +22,7 @@ def test_a_killed_worker_costs_its_own_requests_alone(
 ) -> None:
     times = 5 if full else 1  # one that dies young is replaced after a wait, which doubles
     with server(workers=str(WORKERS)) as (started, address):
-        asked = alone(address, mixed(3, small=True))
+        asked = alone(address, mixed(3))
 
         def workers() -> set[int]:
             return {child.pid for child in started.process.children() if child.is_running() and _serves(child)}
