@@ -45,12 +45,12 @@ class Way:
 
 
 WAYS = {
-    "arena (as it is)": Way(),
+    "arena": Way(),
     "arena, pattern": Way(pattern=True),
     "arena, shrunk after each run": Way(shrinks_from=0),
     "arena, shrunk after runs of 16 KiB and more": Way(shrinks_from=2**14),
     "one arena for all sessions": Way(shared=True),
-    "no arena": Way(arena=False),
+    "no arena (as it is)": Way(arena=False),
     "no arena, pattern": Way(arena=False, pattern=True),
     "no arena, malloc keeps 64 MiB": Way(arena=False, keeps=True),
 }
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
             command = [sys.executable, "-m", "bench.memory", "--way", name, "--runs", str(options.runs)]
             said = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
             found[name].append(json.loads(said))
-    columns = list(found["no arena"][0])
+    columns = list(found["arena"][0])
     sys.stdout.write(f"| way | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n")
     for name, rounds in found.items():
         medians = (float(np.median([each[column] for each in rounds])) for column in columns)
