@@ -52,7 +52,8 @@ def session_options(intra_op_threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # shapes vary; a pattern kept per shape is memory that only grows
+    # An arena is as large for ever as its largest run, a pattern is kept for each shape (docs/decisions/0014).
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     # Idle threads that spin take the cores of the others (onnxruntime#13808).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # its errors are raised as well, and the log is to have one form
@@ -85,10 +86,7 @@ def open_session(
 
 def open_graph(graph: bytes, intra_op_threads: int) -> ort.InferenceSession:
     """A session over a graph that has no weights of its own."""
-    options = session_options(intra_op_threads)
-    # An arena is as large for ever as its largest run: 360 MiB after one row of 15 million numbers, and no faster.
-    options.enable_cpu_mem_arena = False
-    return _session(graph, options)
+    return _session(graph, session_options(intra_op_threads))
 
 
 def all_outputs(session: ort.InferenceSession) -> Run:

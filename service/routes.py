@@ -194,9 +194,7 @@ async def statistics(request: Request, repository: Repository, name: str, versio
     return model_statistics(_metrics(request), [(name, each) for each in versions])
 
 
-@router.post(
-    "/v2/repository/index", tags=["models"], responses=BAD_BODY, openapi_extra={"requestBody": INDEX_REQUEST}
-)
+@router.post("/v2/repository/index", tags=["models"], responses=BAD_BODY, openapi_extra={"requestBody": INDEX_REQUEST})
 async def repository_index(request: Request, repository: Repository) -> list[ModelIndexEntry]:
     """Every model that was found, with its state and, where it is not served, the reason.
 
