@@ -13,11 +13,9 @@ import pytest
 from bench.report import Line
 from bench.servers import Server, free_port, normserve
 from bench.trials import FOUND
-from service.settings import Settings
 
 FULL = os.environ.get("SOAK") == "full"
 PATIENCE_S = 60
-DRAIN = {"drain_seconds": "0"} if "drain_seconds" in Settings.model_fields else {}
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +44,7 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 @contextmanager
 def started(**settings: str) -> Iterator[tuple[Server, str]]:
     port = free_port()
-    with normserve(port, **(DRAIN | settings)) as server:
+    with normserve(port, **({"drain_seconds": "0"} | settings)) as server:
         yield server, f"http://127.0.0.1:{port}"
 
 

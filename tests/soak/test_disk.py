@@ -114,7 +114,7 @@ def test_damaged_swapped_and_unreadable_models_are_refused_and_the_others_serve(
     served = [each for each in asked if not any(f"/{name}/" in each.ask.path for name in reasons)]
     assert {each.ask.path.split("/")[3] for each in served if "/v2/" in each.ask.path} > {WHOLE, "layer_norm"}
     started, url = command(*AS_ANYBODY)
-    settings = {"NORMSERVE_MODEL_REPOSITORY": str(repository)}
+    settings = {"NORMSERVE_MODEL_REPOSITORY": str(repository), "NORMSERVE_DRAIN_SECONDS": "0"}
     with running(started, f"{url}/v2/health/ready", **settings):
         with asking(url, served, CLIENTS) as tally:
             until(lambda: tally.answered > ENOUGH)
@@ -142,9 +142,9 @@ def test_a_full_disk_changes_no_answer(
     asked = alone(address, mixed(5))
     tmp_path.chmod(0o500)
     started, url = command(*AS_ANYBODY, *ON_A_FULL_DISK)
-    environment = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     with (
-        running(started, f"{url}/v2/health/ready", **environment) as server,
+        running(started, f"{url}/v2/health/ready", NORMSERVE_DRAIN_SECONDS="0", **environment) as server,
         asking(url, asked, CLIENTS) as tally,
     ):
         until(lambda: tally.answered > ENOUGH)

@@ -18,7 +18,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 def test_no_request_that_schemathesis_draws_is_answered_by_what_is_not_documented(
     server: Any, full: bool, record: Callable[..., None]
 ) -> None:
-    seconds = 600 if full else 15
+    seconds = 600 if full else 10
     with server() as (started, address):
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", f"--checks={CHECKS}"]
         command += ["--phases=examples,coverage,fuzzing", "--continue-on-failure", f"--max-time={seconds}"]

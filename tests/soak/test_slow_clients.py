@@ -74,7 +74,7 @@ def slow_clients(address: str) -> Iterator[list[Slow]]:
 
 
 def test_slow_clients_do_not_slow_the_others(server: Any, full: bool, record: Callable[..., None]) -> None:
-    rounds, seconds = (9, 10) if full else (2, 2)
+    rounds, seconds = (9, 10) if full else (2, 1)
     ratios, came = list[float](), 0
     row = {"x": np.random.default_rng(0).random((1, 64), dtype=np.float32)}
     with server() as (_, address):
