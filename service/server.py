@@ -16,6 +16,7 @@ import uvicorn
 
 from service.app import create_app
 from service.http_protocol import HttpProtocol, Limits
+from service.last_connections import refuse_new
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.tallies import Tallies
@@ -81,6 +82,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, and answer what had been sent by then."""
         listening = [socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets]
+        if sockets is None:  # one that other workers have as well is theirs to listen on
+            for listener in listening:
+                refuse_new(listener)
+            await asyncio.sleep(IN_TRANSIT_S)
         for server in (*self.servers, *(sockets or ())):
             server.close()
         # Clients that the kernel has connected and nobody has accepted yet would be reset.

@@ -33,6 +33,7 @@ SERVICE_LAYERS = [
         "tensor_response",
         "tallies",
         "call",
+        "last_connections",
         "lifecycle",
         "memory",
         "request_id",
