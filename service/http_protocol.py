@@ -143,8 +143,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, _late("body", limits.body_timeout_s, "BODY"))
 
     def drain(self) -> None:
-        """Answer what is in flight with ``Connection: close``."""
-        if self.cycle is not None:
+        """Answer what is in flight with ``Connection: close``; where the answer has begun without, the next is."""
+        if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from threading import Thread
 from time import monotonic, sleep
 
 import httpx
+import numpy as np
 import pytest
 
-from tests.http.sockets import connected, request, y_of
+from tests.http.sockets import HEADER, ROW, connected, request, y_of
 
 ROOT = Path(__file__).parents[2]
 Process = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
@@ -74,6 +76,25 @@ def test_what_is_in_flight_then_is_answered_with_a_word_to_go(process: Process) 
         status, headers, _ = client.answer()
         assert (status, headers["connection"]) == (200, "close")
         assert running.wait(30) == 0
+
+
+def test_an_answer_that_has_begun_then_is_not_the_last_of_its_connection(process: Process) -> None:
+    rows = 2048
+    x = np.ones((rows, 768), "f4").tobytes()
+    header = HEADER.replace(b"[1,768]", b"[%d,768]" % rows).replace(b"3072", b"%d" % len(x))
+    large = request().replace(b"Content-Length: %d" % (len(HEADER) + len(ROW)), b"Content-Length: %d" % len(header + x))
+    large = large.replace(b"-Content-Length: %d" % len(HEADER), b"-Content-Length: %d" % len(header))
+    with process("--drain-seconds", "5") as (running, address), connected(address, receive_buffer=4096) as client:
+        client.socket.sendall(large.replace(HEADER + ROW, header + x))
+        client.socket.recv(1, socket.MSG_PEEK)
+        told_to_stop(running, address)
+        answer = client.answer()
+        assert "connection" not in answer[1]
+        assert y_of(answer).shape == (rows * 768,)
+        client.socket.sendall(request())
+        answer = client.answer()
+        assert answer[1]["connection"] == "close"
+        y_of(answer)
 
 
 def test_told_twice_it_ends_at_once(process: Process) -> None:
