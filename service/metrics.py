@@ -76,9 +76,9 @@ class ModelMetrics:
         self._queue_seconds = metrics.queue_seconds.labels(*self._labels)
         self._compute_seconds = metrics.compute_seconds.labels(*self._labels)
         self._pending = metrics.pending_requests.labels(*self._labels)
-        self._pending.value = 0  # whatever a worker that died had pending
-        self._last_inference = metrics.last_inference.labels(*self._labels)
         self._ready = metrics.model_ready.labels(*self._labels)
+        self._pending.value = self._ready.value = 0  # whatever a worker that died had there
+        self._last_inference = metrics.last_inference.labels(*self._labels)
         self._batch_size_seconds: dict[int, Distribution] = {}
         self._ended: dict[str, tuple[Number, Distribution]] = {}
         # Observed of what succeeds alone: bad input is no codec's work.
