@@ -1,6 +1,7 @@
 """Where the parts meet: settings in, an application out. Nothing happens at import time."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,11 +28,19 @@ from service.settings import Settings
 from service.tallies import Tallies
 from service.version import VERSION
 
+logger = logging.getLogger(__name__)
+
 DESCRIPTION = """Layer-normalised PyTorch models over the Open Inference Protocol v2.
 
 What you trained is what is served: the weights are the trained bytes, and an answer is bitwise the same alone and in
 any batch, at any load, on any number of threads. `/v1/models/{name}/certificate` says what was measured of each model.
 """
+
+
+def _log_failure(loading: asyncio.Task[None]) -> None:
+    """Nobody waits for it until the end."""
+    if not loading.cancelled() and (error := loading.exception()) is not None:
+        logger.error("models cannot be loaded", exc_info=error)
 
 
 @asynccontextmanager
@@ -44,6 +53,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     control: ModelControl = app.state.control
     app.state.repository.scan()
     loading = asyncio.create_task(control.start())
+    loading.add_done_callback(_log_failure)
     if app.state.settings.workers > 1:
         await loading
     app.state.tallies.serve()

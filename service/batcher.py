@@ -144,6 +144,7 @@ class Batcher:
             is_urgent=call.is_urgent,
             future=loop.create_future(),
         )
+        del inputs
         if self._queue.rows >= self._enough_rows:
             self._look.set()
         self._observer.pending_changed(+1)
@@ -159,6 +160,9 @@ class Batcher:
             timer.cancel()
             call.when_left(None)
             self._observer.pending_changed(-1)
+            # Its future holds the error, the error's traceback this frame, and this frame the request: a cycle, in
+            # which the tensors of every request that fails would wait for the collector.
+            pending.inputs = None
         if perf_counter() > call.deadline:
             raise DeadlineError(self._name, call.timeout_s)
         return outputs

@@ -13,6 +13,11 @@ ASKED_WITH = ("Authorization", "Content-Encoding", "Content-Type", HEADER_LENGTH
 SHOWN = (HEADER_LENGTH, "Retry-After", "WWW-Authenticate", "X-Request-ID")
 
 
+def allowed_origins(origins: str | None) -> list[str]:
+    """The setting's, one by one."""
+    return [] if origins is None else [origin.strip() for origin in origins.split(",")]
+
+
 class Cors(CORSMiddleware):
     """Starlette's, with errors as ours are. A browser sends no key with its preflight, so it stands before the key."""
 
@@ -21,7 +26,7 @@ class Cors(CORSMiddleware):
         # Cookies and the like are not allowed: there are none, and a key in a header is not one of them.
         super().__init__(
             app,
-            allow_origins=[origin.strip() for origin in origins.split(",")],
+            allow_origins=allowed_origins(origins),
             allow_methods=METHODS,
             allow_headers=ASKED_WITH,
             expose_headers=SHOWN,

@@ -40,12 +40,16 @@ class OverflowingInputError(InvalidInputError):
 
 
 class ModelControlError(ServiceError):
-    """Models are loaded and unloaded on request only where the settings say so."""
+    """Models are loaded and unloaded on request only where the settings say so, and for no page of another site."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: str | None = None) -> None:
+        """origin: of the page that asked, where that is the reason."""
         super().__init__(
             "models are not loaded or unloaded on request: this server's setting MODEL_CONTROL is none, it must be "
             "explicit"
+            if origin is None
+            else f"a page of {shown(origin)} may not have models loaded or unloaded: its origin is neither this server "
+            "nor in the setting CORS_ORIGINS"
         )
 
 

@@ -4,7 +4,7 @@ A client that sends a byte a second costs a socket and nothing else: it is looke
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -14,12 +14,15 @@ import orjson
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.api_key import HEALTH_PATHS
 from service.call import WHEN_CLIENT_LEAVES
 from service.lifecycle import Lifecycle
 from service.request_id import HEADER, REQUEST_ID, id_of, new_ids
 from service.tensor_response import WRITES_WHOLE
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")  # a browser must not take for a page what is none
+
+MOST_AHEAD = 128  # requests that one client may send before their answers; each holds some KiB
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Limits:
     body_timeout_s: float
     max_header_bytes: int
     max_connections: int
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """How long a client may keep us waiting."""
+        return self.header_timeout_s, self.body_timeout_s
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -44,7 +52,10 @@ class HttpProtocol(HttpToolsProtocol):
         "_lifecycle",
         "_limits",
         "_new_ids",
+        "_received",
+        "_running",
         "_stalled_since",
+        "_unsent",
     )
 
     def __init__(self, *args: Any, limits: Limits, lifecycle: Lifecycle, **kwargs: Any) -> None:
@@ -53,9 +64,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._lifecycle = lifecycle
         self._new_ids = new_ids()
         self._head_since: float | None = self.loop.time()  # while a request's head is awaited or comes
-        self._head_bytes = 0  # received while it came
+        self._head_bytes = 0  # received that were no body
+        self._received = 0  # at once, with what is being parsed
         self._body_since: float | None = None  # while its body comes
         self._stalled_since: float | None = None  # while the client takes nothing of its answer
+        self._unsent = 0  # bytes of answers, when we last looked
+        self._running: RequestResponseCycle | None = None  # the last that was begun; cycle is the last that has come
         self._leave: Callable[[], None] | None = None  # tells the request that is being answered
 
     # ---- what uvicorn and the parser call ----------------------------------------------------------------------------
@@ -67,21 +81,32 @@ class HttpProtocol(HttpToolsProtocol):
             message = (
                 f"{most} connections are open, the most this server takes (its setting MAX_CONNECTIONS): try again"
             )
-            self._refuse_with(HTTPStatus.SERVICE_UNAVAILABLE, message, {"Retry-After": "1"})
+            self._refuse_with(HTTPStatus.SERVICE_UNAVAILABLE, message, {"Retry-After": "1"}, but=HEALTH_PATHS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being answered that nobody waits for it any more."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
         super().connection_lost(exc)
+        if self._running is not None:
+            self._running.message_event.set()
         if self._leave is not None:
             self._leave()
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before a request's head is complete: a parser would keep it all."""
-        if self._body_since is None:
-            self._head_bytes += len(data)
+        """Count what is no body, head or trailer: a parser would keep it all."""
+        if self._head_since is None and self._body_since is None:
+            self._head_since = self.loop.time()  # if no more than an empty line comes, no message will have begun
+        self._received = len(data)
+        self._head_bytes += self._received
         super().data_received(data)
-        if self._head_since is not None and self._head_bytes > (most := self._limits.max_header_bytes):
+        if self._head_bytes > (most := self._limits.max_header_bytes) and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most))
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a body."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -91,10 +116,13 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request to the application, with what this server offers beyond ASGI."""
         most = self._limits.max_header_bytes
-        if self._head_bytes > most and self._head_size() > most:
+        if max(self._head_bytes, self._received) > most and self._head_size() > most:
             self._refuse_with(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most), {})
+        if len(self.pipeline) >= MOST_AHEAD:
+            raise ValueError("too many requests ahead of their answers")  # the parser ends, and with it the connection
         self._head_since, self._head_bytes, self._body_since = None, 0, self.loop.time()
         super().on_headers_complete()
+        self.headers = []  # a trailer is no header: the scope keeps those that came before the body
         if self._lifecycle.is_draining:
             self.cycle.keep_alive = False
         request_id = id_of(self.headers, self._new_ids)
@@ -107,9 +135,20 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Go on reading, where uvicorn waits for the answer after a large body: or no leaving would be noticed."""
         super().on_message_complete()
-        self._body_since = None
+        self._body_since, self._head_bytes = None, 0
         if not self.pipeline:
             self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """Read on only when all that has come is being answered."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
+    def shutdown(self) -> None:
+        """End when what is in flight is answered; a request of which half has come is in flight."""
+        if self._head_since is None or not self._head_bytes:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """The client takes its answer more slowly than it is written."""
@@ -121,6 +160,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._stalled_since = None
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: each such request would tell the log which library to install."""
+
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP never reaches the application. msg: uvicorn's words."""
         self._refuse(HTTPStatus.BAD_REQUEST, f"{msg} It must be HTTP/1.1.")
@@ -130,22 +176,31 @@ class HttpProtocol(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """End a connection whose client keeps us waiting. now: the event loop's time, s."""
         limits = self._limits
+        unsent, before = self.transport.get_write_buffer_size(), self._unsent
+        self._unsent = unsent
+        if not unsent:
+            self._stalled_since = None
+        elif self._stalled_since is None or (unsent != before and not self.flow.write_paused):
+            self._stalled_since = now
         if self._stalled_since is not None and now - self._stalled_since > limits.body_timeout_s:
             self.transport.abort()
+        elif self.transport.is_closing():
+            return
         elif self.pipeline or self.flow.read_paused:
             self._head_since, self._body_since = self._head_since and now, self._body_since and now  # it waits for us
         elif self._head_since is not None and now - self._head_since > limits.header_timeout_s:
             if not self._head_bytes:  # a connection that was opened ahead of its first request
                 self.transport.close()
-            elif self.cycle is None or self.cycle.response_complete:
+            elif self._running is None or self._running.response_complete:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, _late("head", limits.header_timeout_s, "HEADER"))
         elif self._body_since is not None and now - self._body_since > limits.body_timeout_s:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, _late("body", limits.body_timeout_s, "BODY"))
 
     def drain(self) -> None:
         """Answer what is in flight with ``Connection: close``; where the answer has begun without, the next is."""
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.keep_alive = False
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_started:
+                cycle.keep_alive = False
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -155,16 +210,24 @@ class HttpProtocol(HttpToolsProtocol):
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-    def _refuse_with(self, status: HTTPStatus, message: str, headers: dict[str, str]) -> None:
-        """Let the request whose head is being read be answered so, and close after it."""
-        answer = JSONResponse({"error": message}, status, {**headers, "Connection": "close"})
-        self.app = answer
+    def _refuse_with(self, status: HTTPStatus, message: str, headers: dict[str, str], but: Container[str] = ()) -> None:
+        """Let the next request be answered so, and close after it; but: paths that are answered as ever."""
+        answer, app = JSONResponse({"error": message}, status, {**headers, "Connection": "close"}), self.app
+
+        async def refused(scope: Any, receive: Any, send: Any) -> None:
+            await (app if scope["path"] in but else answer)(scope, receive, send)
+
+        self.app = refused
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer ``{"error"}`` now, where no answer has begun, and close."""
+        """Answer ``{"error"}`` now and close; where other requests of this connection wait for theirs, after them."""
         self._head_since = self._body_since = None
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        cycle, running = self.cycle, self._running
+        if running is not None and not running.response_complete and (running is not cycle or running.response_started):
+            (self.pipeline[0][0] if self.pipeline else running).keep_alive = False
+            self.flow.pause_reading()
+            return
+        if not self.transport.is_closing():
             if cycle is not None:
                 cycle.disconnected = True  # whatever it may still send comes too late
             is_pending = cycle is not None and not cycle.response_complete

@@ -123,7 +123,11 @@ def json_length(header: bytes, body_length: int) -> int:
 
 
 def parse_json(text: bytes | bytearray | memoryview, hint: str = "") -> Any:
-    """Any JSON. hint: what else may be wrong. Raises InvalidInputError."""
+    """Any JSON, less the numbers that were cut out. hint: what else may be wrong. Raises InvalidInputError."""
+    if len(text) > LARGE_BYTES:  # the parser would hold up everybody, in whatever thread
+        raise InvalidInputError(
+            f"the JSON has {len(text)} bytes beside its tensors' numbers, it may have at most {LARGE_BYTES}"
+        )
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -1,12 +1,14 @@
 """The endpoints beside ``infer``: each parses, calls and formats."""
 
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service.body import read_body
+from service.cors import allowed_origins
 from service.errors import ModelControlError, ModelNotReadyError
 from service.manifest import Certificate
 from service.metrics import Metrics
@@ -28,6 +30,7 @@ from service.settings import Settings
 from service.statistics import model_statistics
 from service.version import VERSION
 
+CONTROL_BYTES = 2**16  # of a body that has no tensors
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
@@ -201,7 +204,9 @@ async def repository_index(request: Request, repository: Repository) -> list[Mod
     `{"ready": true}` asks only for those that serve.
     """
     only_ready = parse_index(
-        await read_body(dict(request.scope["headers"]), request.receive, _settings(request).max_body_bytes)
+        await read_body(
+            dict(request.scope["headers"]), request.receive, min(_settings(request).max_body_bytes, CONTROL_BYTES)
+        )
     )
     return [entry for entry in repository.index() if entry.state == READY or not only_ready]
 
@@ -241,9 +246,14 @@ async def _check_control(request: Request, takes: tuple[str, ...]) -> None:
     settings = _settings(request)
     if settings.model_control != "explicit":
         raise ModelControlError
+    origin = request.headers.get("origin")  # a browser asks for any page, and only then whether it may have the answer
+    if origin is not None and not (
+        urlsplit(origin).netloc == request.headers.get("host") or origin in allowed_origins(settings.cors_origins)
+    ):
+        raise ModelControlError(origin)
     if request.app.state.lifecycle.is_draining:
         raise ModelNotReadyError("the server has been told to stop: no model is loaded or unloaded any more")
-    body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)
+    body = await read_body(dict(request.scope["headers"]), request.receive, min(settings.max_body_bytes, CONTROL_BYTES))
     await off_the_loop(JSON_COSTS * len(body), parse_control, body, takes)
 
 

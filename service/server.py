@@ -21,7 +21,7 @@ from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.tallies import Tallies
 
-GRACE_SECONDS = 30  # for requests in flight; a client that stalls must not keep the process alive
+LEAST_GRACE_S = 30  # for requests in flight: deadlines and time-outs end them sooner, if they are not longer
 IN_TRANSIT_S = 0.2  # for requests that were sent before their clients could know
 TICKS_A_SECOND = 10  # of uvicorn's main loop
 
@@ -55,7 +55,9 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,  # longer than the idle time of common clients and proxies, who then close first
-                timeout_graceful_shutdown=GRACE_SECONDS,
+                timeout_graceful_shutdown=int(
+                    max(LEAST_GRACE_S, settings.request_timeout_ms / 1e3, *limits.seconds) + 1
+                ),
             )
         )
 
@@ -72,15 +74,31 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look at every connection once a second, and whether it is time to end."""
         if counter % TICKS_A_SECOND == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in self._connections():
-                connection.look(now)
+            self._look()
         if self._drained_at is not None and time.monotonic() >= self._drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen no more, and answer what had been sent by then."""
+        looking = asyncio.create_task(self._look_on())
+        try:
+            await self._listen_no_more(sockets)
+            await super().shutdown(sockets)
+        finally:
+            looking.cancel()
+
+    def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in self._connections():
+            connection.look(now)
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._look()
+
+    async def _listen_no_more(self, sockets: list[socket.socket] | None) -> None:
         listening = [socket.socket(fileno=os.dup(each.fileno())) for server in self.servers for each in server.sockets]
         if sockets is None:  # one that other workers have as well is theirs to listen on
             for listener in listening:
@@ -92,7 +110,6 @@ class Server(uvicorn.Server):
         for listener in listening:
             await self._accept_all(listener)
         await asyncio.sleep(IN_TRANSIT_S)
-        await super().shutdown(sockets)
 
     async def _accept_all(self, listener: socket.socket) -> None:
         listener.setblocking(False)

@@ -77,7 +77,11 @@ class Workers:
         wait_s = 0.0
         while not self._ending.is_set():
             began = monotonic()
-            exit_code = await self._run(number, listening)
+            try:
+                exit_code = await self._run(number, listening)
+            except OSError as error:  # the machine has no process left, or no memory: that may pass
+                logger.error("worker %d cannot begin: %s", number, error)  # noqa: TRY400
+                exit_code = 0
             if self._ending.is_set():
                 return
             if exit_code > 0 and not self._have_served:
