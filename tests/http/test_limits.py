@@ -1,17 +1,22 @@
 """What one client may take of the server, and what it is told beyond it."""
 
 import json
+import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from time import monotonic, sleep
 
 import httpx
+import numpy as np
 import pytest
 
+from service.http_protocol import MOST_AHEAD
 from service.openapi import DIGIT
 from tests.http.sockets import HEADER, ROW, connected, request, y_of
 
+Process = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
 Serve = Callable[..., AbstractContextManager[str]]
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]}
 SHORT_S = 0.5
@@ -102,6 +107,91 @@ def test_a_large_body_is_no_large_head(serve: Serve) -> None:
         for _ in range(2):
             client.socket.sendall(request())
             y_of(client.answer())
+
+
+def test_a_head_behind_another_request_is_bounded_too(serve: Serve) -> None:
+    with serve(max_header_bytes=4096) as address, connected(address) as client:
+        live = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n"
+        client.socket.sendall(live + b"\r\n" + live + b"X: " + b"x" * 5000 + b"\r\n\r\n")
+        assert client.answer()[0] == 200
+        status, _, body = client.answer()
+        assert (status, "more than 4096 bytes" in error_in(body)) == (431, True)
+
+
+CHUNKED = b"POST /v2/models/layer_norm/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+
+
+def test_trailers_are_bounded(serve: Serve) -> None:
+    with serve(max_header_bytes=4096) as address, connected(address) as client:
+        client.socket.sendall(CHUNKED)
+        sleep(0.2)  # for what comes with the head is bounded by what is read at once
+        client.socket.sendall(b"a: b\r\n" * 2000)
+        status, headers, body = client.answer()
+        assert (status, headers["connection"]) == (431, "close")
+        assert "more than 4096 bytes" in error_in(body)
+
+
+def test_a_trailer_is_no_header(serve: Serve) -> None:
+    with serve(api_key="secret") as address, connected(address) as client:
+        client.socket.sendall(CHUNKED + b"X-API-Key: secret\r\n\r\n")
+        assert client.answer()[0] == 401
+
+
+def test_more_requests_ahead_than_are_kept_end_the_connection_behind_those_that_are(serve: Serve) -> None:
+    with serve() as address, connected(address) as client:
+        client.socket.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n" * (MOST_AHEAD + 50))
+        answers = [client.answer() for _ in range(MOST_AHEAD + 1)]
+        assert {status for status, _, _ in answers} == {200}
+        assert [headers.get("connection") for _, headers, _ in answers[-2:]] == [None, "close"]
+        assert client.is_closed()
+
+
+def test_what_is_wrong_behind_an_answer_under_way_does_not_get_into_it(serve: Serve) -> None:
+    x = np.ones((2048, 768), "f4").tobytes()
+    header = HEADER.replace(b"[1,768]", b"[2048,768]").replace(b"3072", b"%d" % len(x))
+    head = f"POST /v2/models/layer_norm/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(header + x)}\r\n"
+    head += f"Inference-Header-Content-Length: {len(header)}\r\n\r\n"
+    with serve() as address, connected(address, receive_buffer=4096) as client:
+        client.socket.sendall(head.encode() + header + x)
+        client.socket.recv(1, socket.MSG_PEEK)  # it has begun
+        client.socket.sendall(b"nothing that is HTTP\r\n\r\n")
+        assert y_of(client.answer()).tobytes() == bytes(len(x))  # a constant row's is the bias
+        assert client.is_closed()
+
+
+def test_an_empty_line_does_not_keep_a_connection(serve: Serve) -> None:
+    with serve(header_timeout_seconds=SHORT_S) as address, connected(address) as client:
+        client.socket.sendall(request())
+        y_of(client.answer())
+        client.socket.sendall(b"\r\n")
+        assert client.answer()[0] == 408
+
+
+def test_what_is_left_of_an_answer_does_not_keep_a_connection(process: Process) -> None:
+    """Fewer bytes than make uvicorn wait for the client."""
+    with (
+        process("--body-timeout-seconds", "0.5", "--drain-seconds", "0") as (running, address),
+        connected(address, receive_buffer=4096) as client,
+    ):
+        client.socket.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        client.socket.recv(1, socket.MSG_PEEK)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+
+
+def test_json_beside_the_numbers_is_bounded(address: str) -> None:
+    for path in ("/v2/models/layer_norm/infer", "/v1/ops/layer_norm"):
+        answer = httpx.post(address + path, content=b'{"inputs":[' + b"[]," * 400_000 + b"[]]}")
+        assert answer.status_code == 400
+        assert "beside its tensors' numbers, it may have at most 1048576" in answer.json()["error"]
+
+
+def test_health_is_answered_however_many_connections_there_are(serve: Serve) -> None:
+    with serve(max_connections=1) as address, connected(address) as client:
+        client.socket.sendall(request())
+        y_of(client.answer())
+        assert httpx.get(f"{address}/v2/health/live").status_code == 200
+        assert httpx.get(f"{address}/v2/models").status_code == 503
 
 
 def test_connections_beyond_the_limit_are_told_to_try_again(serve: Serve) -> None:

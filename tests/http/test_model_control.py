@@ -307,3 +307,15 @@ def test_without_the_setting_models_are_neither_loaded_nor_unloaded(serve: Any, 
         assert "403" in described["post"]["responses"]
         with client_of(address) as client:
             assert indexed(client) == [("1", "READY", "")]
+
+
+def test_a_page_of_another_site_may_not_have_models_unloaded(address: str) -> None:
+    def unload(**headers: str) -> httpx.Response:
+        return httpx.post(f"{address}/v2/repository/models/{NAME}/unload", headers=headers)
+
+    refused = unload(Origin="https://evil.example")
+    assert refused.status_code == 403
+    assert "a page of 'https://evil.example' may not" in refused.json()["error"]
+    assert unload(Origin="null").status_code == 403
+    assert httpx.get(f"{address}/v2/models/{NAME}/ready").status_code == 200
+    assert unload(Origin=address).status_code == 200  # the server's own

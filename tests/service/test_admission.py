@@ -1,6 +1,8 @@
 """Who is let in, in which order, and who need not be computed any more."""
 
 import asyncio
+import gc
+import weakref
 from time import sleep
 
 import numpy as np
@@ -134,6 +136,25 @@ async def test_a_client_that_leaves_costs_no_run_and_no_place() -> None:
         runner.release()
         await asyncio.gather(running, *waiting)
     assert runner.batch_rows == [1, 2]
+
+
+async def test_the_tensors_of_a_request_that_fails_are_free_at_once() -> None:
+    runner = HeldRunner()
+    gc.disable()  # it would find them later, and under overload too late
+    try:
+        async with batcher(runner.run) as served:
+            running = await held(served, runner)
+            inputs = rows(3)
+            tensor = weakref.ref(inputs["x"])
+            waiting = Batcher.submit(served, inputs, call(0.01))  # the tests' own would hold it
+            del inputs
+            with pytest.raises(DeadlineError):
+                await waiting
+            runner.release()
+            assert tensor() is None
+            await running
+    finally:
+        gc.enable()
 
 
 class Poisoned:
