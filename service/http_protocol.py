@@ -122,7 +122,6 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("too many requests ahead of their answers")  # the parser ends, and with it the connection
         self._head_since, self._head_bytes, self._body_since = None, 0, self.loop.time()
         super().on_headers_complete()
-        self.headers = []  # a trailer is no header: the scope keeps those that came before the body
         if self._lifecycle.is_draining:
             self.cycle.keep_alive = False
         request_id = id_of(self.headers, self._new_ids)
@@ -130,6 +129,7 @@ class HttpProtocol(HttpToolsProtocol):
         # Here every answer gets them, also those that no application gives (docs/decisions/0012).
         self.cycle.default_headers = [*self.cycle.default_headers, NOSNIFF, (HEADER, request_id)]
         self.scope[WRITES_WHOLE] = partial(_write_whole, self.cycle)  # type: ignore[literal-required]  # ours
+        self.headers = []  # a trailer is no header: the scope keeps those that came before the body
         self.scope[WHEN_CLIENT_LEAVES] = self._tell_of_leaving  # type: ignore[literal-required]  # ours
 
     def on_message_complete(self) -> None:

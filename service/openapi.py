@@ -56,17 +56,24 @@ def _builder(
             document["components"]["schemas"] |= _SCHEMAS
             if without_key is not None:
                 _ask_for_key(document, without_key)
-            app.openapi_schema = _without_422(document)
+            app.openapi_schema = _with_own_errors(document)
         return app.openapi_schema
 
     return build
 
 
-def _without_422(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI lists 422 on every route with a parameter; here bad input is 400 everywhere."""
+def _with_own_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI lists 422 on every route with a parameter; here bad input is 400 everywhere.
+
+    And every request may be refused before it reaches its route.
+    """
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
+            operation["responses"].setdefault("431", _error(_ERRORS[431]))
+            operation["responses"].setdefault("503", _error("Too many connections are open."))
+            if "requestBody" in operation:
+                operation["responses"].setdefault("408", _error(_ERRORS[408]))
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
     return document

@@ -126,7 +126,8 @@ def parse_json(text: bytes | bytearray | memoryview, hint: str = "") -> Any:
     """Any JSON, less the numbers that were cut out. hint: what else may be wrong. Raises InvalidInputError."""
     if len(text) > LARGE_BYTES:  # the parser would hold up everybody, in whatever thread
         raise InvalidInputError(
-            f"the JSON has {len(text)} bytes beside its tensors' numbers, it may have at most {LARGE_BYTES}"
+            f"{len(text)} bytes of the body are no list of numbers under data, at most {LARGE_BYTES} may be: "
+            "it is not JSON, or something else in it is large"
         )
     try:
         return orjson.loads(text)

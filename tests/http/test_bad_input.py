@@ -70,9 +70,7 @@ CASES = [
         Case(f"input nested {depth} deep", b'{"inputs": [' + b"[" * depth + b"]" * depth + b"]}", r"inputs\[0\] is \[")
         for depth in (900, 990, 1000, 1015)
     ),
-    Case(
-        "an id of a million numbers", b'{"inputs": [], "id": [' + b"0," * 10**6 + b"0]}", "id of the request is .0, 0"
-    ),
+    Case("an id of many numbers", b'{"inputs": [], "id": [' + b"0," * 10**5 + b"0]}", "id of the request is .0, 0"),
     Case("a list", b"[1, 2]", r"the body is \[1, 2\], it must be a JSON object"),
     Case("a number", b"7", "the body is 7, it must be a JSON object"),
     Case("null", b"null", "the body is null, it must be a JSON object"),

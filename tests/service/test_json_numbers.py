@@ -92,8 +92,11 @@ def test_what_is_wrong_in_a_large_tensor_is_said_as_in_a_small_one(body: bytes, 
 
 def test_a_text_among_the_numbers_is_left_to_the_ordinary_way() -> None:
     data = [*X.ravel().tolist(), '"data": [']
-    with pytest.raises(InvalidInputError, match=r"x has '\"data\": \[' at position 60000"):
-        codec.reader(parse(body_of(data, (60_001,)), None).inputs[0])(b"")
+    with pytest.raises(InvalidInputError, match="bytes of the body are no list of numbers under data"):
+        parse(body_of(data, (60_001,)), None)
+    data = data[-40_001:]
+    with pytest.raises(InvalidInputError, match=r"x has '\"data\": \[' at position 40000"):
+        codec.reader(parse(body_of(data, (40_001,)), None).inputs[0])(b"")
 
 
 def test_a_client_cannot_name_what_was_cut_out() -> None:
@@ -101,7 +104,7 @@ def test_a_client_cannot_name_what_was_cut_out() -> None:
     assert first.keys() != second.keys()
     (name,) = first
     with pytest.raises(InvalidInputError, match="the data of input 'x'"):
-        parse(body_of(name, more=X.tolist()), None)
+        parse(body_of(name, more=X[: len(X) * 2 // 3].tolist()), None)
 
 
 def test_a_list_that_never_ends_is_no_json() -> None:
