@@ -61,9 +61,14 @@ class Server(uvicorn.Server):
             )
         )
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._drained_at is not None
+
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """Told to stop: by SIGTERM, go slowly; by Ctrl-C, at once when all is answered; told twice, at once."""
-        if self._drained_at is not None:
+        if self.is_told:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
         self._lifecycle.is_draining = True

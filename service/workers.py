@@ -137,7 +137,8 @@ class _Worker(Server):
         """The parent ends at once who does not."""
         for number in ENDINGS.values():
             signal.signal(number, signal.SIG_IGN)
-        super().handle_exit(sig, frame)
+        if not self.is_told:  # two signals may have come before this was called for the first
+            super().handle_exit(sig, frame)
 
 
 def _serve(settings: Settings, tallies: Tallies, listening: socket) -> None:
