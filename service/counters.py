@@ -5,6 +5,7 @@ prometheus_client's own counters take a lock and walk through their buckets: the
 itself, and whichever is asked answers for all.
 """
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -133,4 +134,5 @@ class Counters:
 
 
 def _add_number(metric: CounterMetricFamily | GaugeMetricFamily, labels: tuple[str, ...], numbers: list[float]) -> None:
-    metric.add_metric(labels, numbers[0])
+    if not math.isnan(numbers[0]):  # what is there no more
+        metric.add_metric(labels, numbers[0])

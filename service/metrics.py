@@ -1,5 +1,6 @@
 """Counters and histograms, each named once; ``/metrics`` and the protocol's statistics both read them."""
 
+import math
 import time
 from asyncio import CancelledError
 from collections.abc import Sequence
@@ -44,8 +45,10 @@ class Metrics:
         self.compute_seconds = histogram("compute_seconds", "A run of the model, merging and splitting included.")
         self.codec_seconds = histogram("codec_seconds", "Reading (decode) and writing (encode) tensors.", "stage")
         self.pending_requests = gauge("pending_requests", "Requests waiting for an instance or being computed.", sum)
-        self.rejected = counter("rejected", "Requests turned away without being computed.", "reason")
-        self.cancelled = counter("cancelled", "Requests whose client left before the answer.")
+        self.rejected = counter("rejected", "Requests turned away, or whose time was over, computed or not.", "reason")
+        self.cancelled = counter(
+            "cancelled", "Requests whose client left, or kept us waiting for their bodies, before the answer."
+        )
         self.model_ready = gauge("model_ready", "1 while the model serves, 0 while it does not.", min)
         self.last_inference = gauge("last_inference_timestamp_seconds", "When the model last ran, Unix time.", max)
         counters.gauge("normserve_workers", "Processes that serve.", merge=sum).labels().value = 1
@@ -88,6 +91,10 @@ class ModelMetrics:
     def set_ready(self, is_ready: bool) -> None:
         """Whether the model serves."""
         self._ready.value = float(is_ready)
+
+    def set_gone(self) -> None:
+        """There is no such version any more: whoever is alarmed by a model that does not serve need not be."""
+        self._ready.value = math.nan
 
     def observe_batch(self, rows: int, queue_seconds: Sequence[float], compute_seconds: float) -> None:
         """A run of ``rows`` rows: how long each request in it had waited, and how long the run took."""

@@ -111,7 +111,7 @@ def test_the_server_is_not_ready_when_all_its_models_are_unloaded(client: triton
 
 
 def test_a_new_version_is_the_highest_and_one_that_is_gone_is_unknown(
-    client: triton.InferenceServerClient, models: Path
+    client: triton.InferenceServerClient, models: Path, address: str
 ) -> None:
     first = logits(client)
     place(OTHER, models / NAME / "10")
@@ -120,9 +120,12 @@ def test_a_new_version_is_the_highest_and_one_that_is_gone_is_unknown(
     assert client.get_model_metadata(NAME)["versions"] == ["1", "10"]
     assert logits(client) == logits(client, OTHER) != first
     assert logits(client, version="1") == first
+    ready = f'normserve_model_ready{{model="{NAME}",version='
+    assert httpx.get(f"{address}/metrics").text.count(ready) == 2
     shutil.rmtree(models / NAME / "10")
     client.load_model(NAME)
     assert indexed(client) == [("1", "READY", "")]
+    assert httpx.get(f"{address}/metrics").text.count(ready) == 1
     assert logits(client) == first
     with pytest.raises(InferenceServerException, match="has no version '10'; it has 1"):
         logits(client, version="10")
