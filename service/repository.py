@@ -25,7 +25,7 @@ class Entry:
 
     name: str
     version: str
-    folder: Path | None  # None: an operation, or a model that has no version
+    folder: Path | None  # None: an operation; without a version, the model's
     metrics: ModelMetrics
     state: str = LOADING
     reason: str = ""  # for the state, or of a model that serves: why its last load failed
@@ -84,7 +84,10 @@ class ModelRepository:
             if folder.name in OPERATIONS:
                 logger.error("folder %s is not served: that is the name of an operation", folder.name)
                 continue
-            self._entries[folder.name] = self.entries(folder.name, _versions(folder))
+            versions = list[str]()
+            with suppress(ArtifactError):  # its load will say why
+                versions = versions_in(folder)
+            self._entries[folder.name] = self.entries(folder.name, versions)
         if not self._entries:
             logger.warning("no model in %s: none of its folders is <name>/<version>/", self._folder)
         for name in OPERATIONS:
@@ -93,19 +96,19 @@ class ModelRepository:
     def versions_on_disk(self, name: str) -> list[str]:
         """A model's folders 1, 2, ... as they are now, the lowest first; its name is looked for among those there are.
 
-        Raises ModelNotFoundError where it never was, ArtifactError where it is gone. Blocking.
+        Raises ModelNotFoundError where it never was, ArtifactError where it is gone or cannot be read. Blocking.
         """
         with suppress(OSError):
             for folder in self._folder.iterdir():
                 if folder.name == name and MODEL_NAME.fullmatch(name) and folder.is_dir():
-                    return _versions(folder)
+                    return versions_in(folder)
         self.find(name)
         raise ArtifactError("its folder is gone, or cannot be read")
 
     def entries(self, name: str, versions: list[str]) -> dict[str, Entry]:
         """New ones, which stand in the index once they are ``put`` there; without a version one that says so."""
         return {version: self._entry(name, version, self._folder / name / version) for version in versions} or {
-            "": self._entry(name, "", None)
+            "": self._entry(name, "", self._folder / name)
         }
 
     def _entry(self, name: str, version: str, folder: Path | None) -> Entry:
@@ -182,10 +185,13 @@ class ModelRepository:
         return versions[version]
 
 
-def _versions(folder: Path) -> list[str]:
-    """The names of the folders 1, 2, ... inside ``folder``, the lowest first; none when it cannot be read."""
+def versions_in(folder: Path) -> list[str]:
+    """The names of the folders 1, 2, ... inside ``folder``, the lowest first. Raises ArtifactError without the right.
+
+    Blocking.
+    """
     try:
         names = [child.name for child in folder.iterdir() if MODEL_VERSION.fullmatch(child.name) and child.is_dir()]
-    except OSError:
-        return []
+    except OSError as error:
+        raise ArtifactError(f"its folder cannot be read: {error.strerror}") from error
     return sorted(names, key=int)

@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     def _holds_models(cls, folder: Path) -> Path:
         if not folder.is_dir():
             raise ValueError(f"there is no such folder; this is {str(Path.cwd())!r}")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise ValueError("this process may not read it")
         here = folder.resolve()
         if (here / "manifest.json").exists():
             raise ValueError(f"this is one version of one model; the folder of all models is {str(here.parents[1])!r}")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bench.asks import REPOSITORY, mixed
 from bench.clients import Client, alone, asking
 from bench.report import Line
@@ -37,10 +39,6 @@ def damage(folder: Path) -> None:
     content = bytearray((folder / WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / WEIGHTS).write_bytes(content)
-
-
-def shorten_weights(folder: Path) -> None:
-    shorten(folder / WEIGHTS)
 
 
 def shorten_weights_and_rehash(folder: Path) -> None:
@@ -76,6 +74,10 @@ def forbid(folder: Path) -> None:
     (folder / WEIGHTS).chmod(0)
 
 
+def forbid_model(folder: Path) -> None:
+    folder.parent.chmod(0)
+
+
 def pipe(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     os.mkfifo(folder / WEIGHTS)
@@ -83,7 +85,7 @@ def pipe(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "ln-mlp-digits": (damage, f"{WEIGHTS} has sha256 "),
-    "bn-mlp-digits": (shorten_weights, f"{WEIGHTS} has sha256 "),
+    "bn-mlp-digits": (forbid_model, "its folder cannot be read: Permission denied"),
     "ln-rnn-charlm": (shorten_weights_and_rehash, f"{GRAPH} cannot be loaded"),
     "ln-lstm-charlm": (shorten_manifest, f"{MANIFEST}"),
     "lstm-charlm": (empty_graph, f"{GRAPH} cannot be loaded"),
@@ -134,6 +136,17 @@ def test_damaged_swapped_and_unreadable_models_are_refused_and_the_others_serve(
     )
     assert not wrong, wrong
     assert not tally.wrong()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o600, 0o300])
+def test_a_repository_that_cannot_be_read_is_told_at_start(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "models").mkdir(mode)
+    started, url = command(*AS_ANYBODY)
+    with (
+        pytest.raises(RuntimeError, match="MODEL_REPOSITORY.*: this process may not read it"),
+        running(started, f"{url}/v2/health/ready", NORMSERVE_MODEL_REPOSITORY=str(tmp_path / "models")),
+    ):
+        pass
 
 
 def test_a_full_disk_changes_no_answer(
