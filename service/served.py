@@ -42,8 +42,10 @@ class Plans:
         """
         if length is None:
             return self.fresh(parse(body, None)), b""
-        # A small copy begins on a boundary, where its tensors would else be copied one by one.
-        binary = body[length:] if len(body) <= COPIED_BYTES else memoryview(body)[length:]
+        # A small copy begins on a boundary, where its tensors would else be copied one by one. And a view would keep
+        # large JSON for as long as its tensors wait, which the queue does not count.
+        is_copied = len(body) <= COPIED_BYTES or length > COPIED_BYTES
+        binary = body[length:] if is_copied else memoryview(body)[length:]
         if length > KNOWN_BYTES:
             return self.fresh(parse(body, length)), binary
         key = bytes(body[:length]), len(body)

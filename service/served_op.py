@@ -129,7 +129,10 @@ class ServedOp:
         Raises OverflowingInputError and what :meth:`Batcher.submit` raises.
         """
         if not plan.is_small:
-            return await self._batcher.submit(partial(plan.compute, task), call, size_of(task.arrays))
+            running = self._batcher.submit(partial(plan.compute, task), call, size_of(task.arrays))
+            # They would keep the text of large JSON for as long as its tensors wait, which the queue does not count.
+            del plan, task
+            return await running
         started = perf_counter()
         if started >= call.deadline:
             raise DeadlineError(self.name, call.timeout_s)

@@ -53,6 +53,15 @@ def asked(op: ServedOp, x: np.ndarray) -> Awaitable[Arrays]:
     return op.run(plan, plan.read(binary), Call(60))
 
 
+def json_of(x: np.ndarray, weight: bytes = b"") -> bytearray:
+    """A request that holds x as JSON, and weight as binary."""
+    inputs: list[object] = [{"name": "x", "datatype": "FP32", "shape": x.shape, "data": x.tolist()}]
+    if weight:
+        size = {"binary_data_size": len(weight)}
+        inputs.append({"name": "weight", "datatype": "FP32", "shape": [len(weight) // 4], "parameters": size})
+    return bytearray(json.dumps({"inputs": inputs}).encode() + weight)
+
+
 async def test_a_small_request_is_answered_while_a_large_one_runs() -> None:
     operator = HeldOperator()
     op = served(operator)
@@ -65,6 +74,20 @@ async def test_a_small_request_is_answered_while_a_large_one_runs() -> None:
     here = threading.get_ident()
     assert [thread == here for thread in operator.threads] == [False, True]
     await op.close()
+
+
+async def test_the_text_of_large_json_is_not_kept_while_its_tensors_wait() -> None:
+    operator = HeldOperator()
+    op = served(operator)
+    for body, length in ((json_of(LARGE), None), (json_of(LARGE, bytes(3072)), -3072)):
+        plan, binary = op.plans.of(body, None if length is None else len(body) + length)
+        task = plan.read(binary)
+        running = asyncio.ensure_future(op.run(plan, task, Call(60)))
+        del plan, binary, task
+        await asyncio.to_thread(operator.begun.wait)
+        body.clear()  # a BufferError, as long as anybody has a view of it
+        operator.release.set()
+        await running
 
 
 async def test_large_requests_beyond_the_queue_are_refused_at_once() -> None:
