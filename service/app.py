@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api_key import ApiKey, open_paths
+from service.bodies import Bodies
 from service.cors import Cors
 from service.handlers import add_error_handlers
 from service.infer import INFER_PATHS, Infer, leads_to_infer
@@ -88,7 +89,8 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
     app.state.metrics = Metrics(app.state.tallies)
     app.state.repository = ModelRepository(settings.model_repository, app.state.metrics)
     app.state.control = ModelControl(app.state.repository, settings, provider)
-    infer = Infer(app.state.repository, settings)
+    app.state.bodies = Bodies(settings.max_bodies_bytes)
+    infer = Infer(app.state.repository, settings, app.state.bodies)
     for path in INFER_PATHS:  # what answers other methods
         app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))
     app.include_router(router)

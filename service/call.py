@@ -19,7 +19,7 @@ def arriving(scope: Scope, timeout_s: float) -> "Call":
 class Call:
     """Made when a request arrives; whoever has it waiting may ask to be told that its client has left."""
 
-    __slots__ = ("_when_left", "arrived", "has_left", "is_urgent", "timeout_s")
+    __slots__ = ("_when_left", "arrived", "body_bytes", "has_left", "is_urgent", "timeout_s")
 
     def __init__(self, timeout_s: float) -> None:
         """timeout_s: from now."""
@@ -27,6 +27,7 @@ class Call:
         self.timeout_s = timeout_s
         self.is_urgent = False
         self.has_left = False
+        self.body_bytes = 0  # that it holds and that are counted: see bodies.py
         self._when_left: Callable[[], object] | None = None
 
     @property

@@ -11,6 +11,7 @@ ServiceError
 ├── OutputTooLargeError        413
 ├── UnsupportedEncodingError   415
 ├── QueueFullError             429, Retry-After
+├── BodiesFullError            429, Retry-After
 ├── ClientGoneError            499, read by nobody
 ├── InferenceError             500
 ├── ModelNotReadyError         503, Retry-After where waiting helps
@@ -106,6 +107,18 @@ class QueueFullError(ServiceError):
         super().__init__(f"{waiting} are waiting for model {model_name}, no more are queued: try again")
 
 
+class BodiesFullError(ServiceError):
+    """The bodies of other requests are as many bytes as all may be that are being received, inflated and decoded."""
+
+    retry_after_seconds = 1
+
+    def __init__(self, held_bytes: int, max_bytes: int) -> None:
+        super().__init__(
+            f"the bodies of other requests have {held_bytes} bytes, all together may have {max_bytes} (the server's "
+            "setting MAX_BODIES_BYTES): try again"
+        )
+
+
 class ClientGoneError(ServiceError):
     """The client closed the connection before its answer."""
 
@@ -149,6 +162,7 @@ STATUS: dict[type[ServiceError], int] = {
     OutputTooLargeError: 413,
     UnsupportedEncodingError: 415,
     QueueFullError: 429,
+    BodiesFullError: 429,
     ClientGoneError: 499,
     InferenceError: 500,
     ModelNotReadyError: 503,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import codec
+from service.bodies import Bodies
 from service.body import read_body
 from service.call import arriving
 from service.errors import OutputTooLargeError, ServiceError
@@ -34,8 +35,9 @@ _JSON, _BINARY = b"application/json", b"application/octet-stream"
 class Infer:
     """The endpoint."""
 
-    def __init__(self, repository: ModelRepository, settings: Settings) -> None:
+    def __init__(self, repository: ModelRepository, settings: Settings, bodies: Bodies) -> None:
         self._repository = repository
+        self._bodies = bodies
         self._timeout_s = settings.request_timeout_ms / 1e3
         self._max_body_bytes = settings.max_body_bytes
         self._max_output_bytes = settings.max_output_bytes
@@ -58,18 +60,22 @@ class Infer:
     async def _answer(self, model: Served, scope: Scope, receive: Receive) -> TensorResponse:
         call, headers = arriving(scope, self._timeout_s), dict(scope["headers"])
         model.check()  # under overload, reading what cannot be run would take from what can
-        body = await read_body(headers, receive, self._max_body_bytes)
-        header = headers.get(_HEADER_LENGTH)
-        started = perf_counter()
-        length = None if header is None else json_length(header, len(body))
-        work = len(body) + (JSON_COSTS - 1) * (len(body) if length is None else length)
-        plan, inputs = await off_the_loop(work, _decoded, model, body, length)
-        decoded = perf_counter()
-        wanted = plan.wanted
-        call.ask(wanted.timeout_s, is_urgent=wanted.is_urgent)
-        running = model.run(plan, inputs, call)
-        del body, plan, inputs  # or the request's tensors would be kept as long as its answer
-        outputs = await running
+        try:
+            body = await read_body(headers, receive, self._max_body_bytes, call, self._bodies)
+            header = headers.get(_HEADER_LENGTH)
+            started = perf_counter()
+            length = None if header is None else json_length(header, len(body))
+            json_bytes = len(body) if length is None else length
+            plan, inputs = await self._bodies.decoded(len(body), json_bytes, _decoded, model, body, length)
+            decoded = perf_counter()
+            wanted = plan.wanted
+            call.ask(wanted.timeout_s, is_urgent=wanted.is_urgent)
+            running = model.run(plan, inputs, call)
+            del body, plan, inputs  # or the request's tensors would be kept as long as its answer
+        finally:
+            if call.body_bytes:  # not of a small one, which is spared the call
+                self._bodies.let_go(call)
+        outputs = await running  # which begins here: nothing comes between our count and the queue's
         computed = perf_counter()
         size = sum(outputs[name].nbytes for name, _ in wanted.outputs)
         if size > self._max_output_bytes:

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.counters import Counters, Distribution, Family, Merge, Number
-from service.errors import STATUS, ClientGoneError, DeadlineError, QueueFullError, ServiceError
+from service.errors import STATUS, BodiesFullError, ClientGoneError, DeadlineError, QueueFullError, ServiceError
 from service.tallies import Tallies
 
 SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = tuple(2**power for power in range(10))
-REASONS: dict[type, str] = {QueueFullError: "queue_full", DeadlineError: "deadline"}  # others: "not_ready"
+REASONS: dict[type, str] = {  # others: "not_ready"
+    QueueFullError: "queue_full",
+    BodiesFullError: "bodies_full",
+    DeadlineError: "deadline",
+}
 MODEL = ("model", "version")
 
 

@@ -9,10 +9,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.bodies import Bodies
 from service.body import read_body
 from service.call import arriving
 from service.codec import check_finite
-from service.errors import ModelNotFoundError, OutputTooLargeError, shown
+from service.errors import ModelNotFoundError, OutputTooLargeError, ServiceError, shown
+from service.handlers import error_response
 from service.json_numbers import written
 from service.off_the_loop import JSON_COSTS, off_the_loop, size_of
 from service.op_bodies import BODIES, OpAnswer, parse_body
@@ -29,7 +31,7 @@ ERRORS = {
     408: "The body did not come within the server's BODY_TIMEOUT_SECONDS.",
     413: "The body or the answer is larger than this server takes.",
     415: "A Content-Encoding other than identity, gzip or deflate.",
-    429: "The queue is full; Retry-After says when to try again.",
+    429: "The queue is full, or too many bytes of bodies are being read; Retry-After says when to try again.",
     431: "The request's head is larger than the server's MAX_HEADER_BYTES.",
     500: "The operation failed; the server's log says why.",
     503: "The operations are being loaded, or were refused.",
@@ -66,17 +68,22 @@ def _described(operation: Operation) -> OperationDescription:
 async def _compute(name: str, request: Request) -> Response:
     repository: ModelRepository = request.app.state.repository
     settings: Settings = request.app.state.settings
+    bodies: Bodies = request.app.state.bodies
     entry = repository.find(name)
     with entry.metrics.request(), entry.serving() as model:
         call = arriving(request.scope, settings.request_timeout_ms / 1e3)
         model.check()
-        body = await read_body(dict(request.scope["headers"]), request.receive, settings.max_body_bytes)
-        started = perf_counter()
-        plan, task = await off_the_loop(JSON_COSTS * len(body), _decoded, model, body)
-        model.metrics.decode_seconds.observe(perf_counter() - started)
-        names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task, call)
-        del body, plan, task  # or the request's tensors would be kept as long as its answer
-        outputs = await running
+        try:
+            headers = dict(request.scope["headers"])
+            body = await read_body(headers, request.receive, settings.max_body_bytes, call, bodies)
+            started = perf_counter()
+            plan, task = await bodies.decoded(len(body), len(body), _decoded, model, body)
+            model.metrics.decode_seconds.observe(perf_counter() - started)
+            names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task, call)
+            del body, plan, task  # or the request's tensors would be kept as long as its answer
+        finally:
+            bodies.let_go(call)
+        outputs = await running  # which begins here: nothing comes between our count and the queue's
         wanted = {each: outputs[each] for each in names}
         if (size := size_of(wanted)) > settings.max_output_bytes:
             raise OutputTooLargeError(size, settings.max_output_bytes)
@@ -126,7 +133,10 @@ def op_router() -> APIRouter:
 
 def _add(router: APIRouter, operation: Operation) -> None:
     async def compute(request: Request) -> Response:
-        return await _compute(operation.name, request)
+        try:
+            return await _compute(operation.name, request)
+        except ServiceError as error:  # its traceback holds the body: a client that reads nothing must not keep both
+            return error_response(error)
 
     schema = BODIES[operation.name].model_json_schema()
     answer = {"application/json": {"schema": OpAnswer.model_json_schema()}}

@@ -27,7 +27,8 @@ _ERRORS = {
     408: "The body did not come within the server's BODY_TIMEOUT_SECONDS.",
     413: "The body, the number of rows or the answer is larger than is served.",
     415: "The Content-Encoding is none of identity, gzip and deflate.",
-    429: "As many requests, or bytes of them, are waiting as may wait; Retry-After says when to try again.",
+    429: "As many requests, or bytes of them, are waiting as may wait, or too many bytes of bodies are being read; "
+    "Retry-After says when to try again.",
     431: "The request's head is larger than the server's MAX_HEADER_BYTES.",
     500: "The model failed on this request.",
     503: "The model is being loaded, or was refused, or too many connections are open; the error says why.",

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from service.bodies import UNCOUNTED_BYTES
 from service.body import read_body
+from service.call import Call
 from service.cors import allowed_origins
 from service.errors import ModelControlError, ModelNotReadyError
 from service.manifest import Certificate
@@ -30,7 +32,7 @@ from service.settings import Settings
 from service.statistics import model_statistics
 from service.version import VERSION
 
-CONTROL_BYTES = 2**16  # of a body that has no tensors
+CONTROL_BYTES = UNCOUNTED_BYTES  # of a body that has no tensors
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
@@ -203,11 +205,7 @@ async def repository_index(request: Request, repository: Repository) -> list[Mod
 
     `{"ready": true}` asks only for those that serve.
     """
-    only_ready = parse_index(
-        await read_body(
-            dict(request.scope["headers"]), request.receive, min(_settings(request).max_body_bytes, CONTROL_BYTES)
-        )
-    )
+    only_ready = parse_index(await _control_body(request))
     return [entry for entry in repository.index() if entry.state == READY or not only_ready]
 
 
@@ -253,8 +251,13 @@ async def _check_control(request: Request, takes: tuple[str, ...]) -> None:
         raise ModelControlError(origin)
     if request.app.state.lifecycle.is_draining:
         raise ModelNotReadyError("the server has been told to stop: no model is loaded or unloaded any more")
-    body = await read_body(dict(request.scope["headers"]), request.receive, min(settings.max_body_bytes, CONTROL_BYTES))
+    body = await _control_body(request)
     await off_the_loop(JSON_COSTS * len(body), parse_control, body, takes)
+
+
+async def _control_body(request: Request) -> bytes | bytearray:
+    most = min(_settings(request).max_body_bytes, CONTROL_BYTES)
+    return await read_body(dict(request.scope["headers"]), request.receive, most, Call(0), None)
 
 
 @router.get("/v1/models/{name}/certificate", tags=["certificate"], responses=NOT_SERVED)

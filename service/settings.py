@@ -112,6 +112,14 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         64 * 2**20, ge=1, description="Largest request body, also after inflating; beyond it we answer 413."
     )
+    max_bodies_bytes: int = Field(
+        2**30,  # 16 of the largest bodies, and as good as never in the way of others: 3000 of 300 KiB
+        ge=1,
+        validate_default=True,
+        description="Of all request bodies that are being received, inflated or decoded, beyond it we answer 429; and "
+        "as much again for what large ones are decoded into, where they take turns. At least max_body_bytes. Bodies "
+        "up to 64 KiB are not counted.",
+    )
 
     model_control: Literal["none", "explicit"] = Field(
         "none",
@@ -161,6 +169,13 @@ class Settings(BaseSettings):
         if control == "explicit" and (workers := info.data.get("workers", 1)) > 1:
             raise ValueError(f"with {workers} workers it must be 'none': only one of them would load or unload")
         return control
+
+    @field_validator("max_bodies_bytes")
+    @classmethod
+    def _holds_the_largest_body(cls, max_bytes: int, info: ValidationInfo) -> int:
+        if max_bytes < (largest := info.data.get("max_body_bytes", 0)):
+            raise ValueError(f"it must be at least MAX_BODY_BYTES, {largest}: one body could fill it")
+        return max_bytes
 
     @field_validator("cors_origins")
     @classmethod

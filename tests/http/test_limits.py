@@ -1,11 +1,13 @@
 """What one client may take of the server, and what it is told beyond it."""
 
+import gzip
 import json
 import signal
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
@@ -287,3 +289,99 @@ def test_a_client_that_leaves_costs_no_run_and_is_counted(serve: Serve, rows: in
         wait_for("normserve_cancelled_total", 1)
         assert metric("normserve_pending_requests") == 0
         assert metric("normserve_batches_total") == 0
+
+
+MIB = 2**20
+ROW_BYTES = 3072  # of 768 numbers
+
+
+def large_request(mib: int, *headers: str, encoding: str = "identity") -> bytes:
+    """Head and body of a request of so many MiB, less what fills no row."""
+    x = bytes(mib * MIB // ROW_BYTES * ROW_BYTES - ROW_BYTES)
+    header = HEADER.replace(b"[1,768]", b"[%d,768]" % (len(x) // ROW_BYTES)).replace(b"3072", b"%d" % len(x))
+    body = gzip.compress(header + x) if encoding == "gzip" else header + x
+    lines = [
+        "POST /v2/models/layer_norm/infer HTTP/1.1",
+        "Host: a",
+        f"Content-Length: {len(body)}",
+        f"Content-Encoding: {encoding}",
+        f"Inference-Header-Content-Length: {len(header)}",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def answered(address: str, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    with connected(address) as client:
+        client.socket.sendall(sent)
+        return client.answer()
+
+
+def until_full(address: str, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    """The refusal of a request of which only the head comes: it takes no room from those that are to fill it."""
+    deadline = monotonic() + 20
+    while True:
+        assert monotonic() < deadline
+        with connected(address) as client:
+            client.socket.settimeout(0.2)
+            client.socket.sendall(sent.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+            with suppress(TimeoutError):
+                return client.answer()
+
+
+def until_answered(address: str, sent: bytes) -> None:
+    deadline = monotonic() + 20
+    while (answer := answered(address, sent))[0] != 200:
+        assert monotonic() < deadline, answer
+
+
+@pytest.mark.parametrize("way", ["declared", "chunked"])
+def test_the_bodies_of_all_connections_together_are_bounded(serve: Serve, way: str) -> None:
+    """Those that have half come count; when their clients leave, all is free again."""
+    plain, zipped = large_request(3), large_request(3, encoding="gzip")
+    with serve(max_body_bytes=4 * MIB, max_bodies_bytes=8 * MIB) as address:
+        with ExitStack() as open_ones:
+            for _ in range(2):
+                slow = open_ones.enter_context(connected(address))
+                if way == "declared":
+                    slow.socket.sendall(plain[:-1])
+                else:
+                    slow.socket.sendall(CHUNKED.removesuffix(b"0\r\n") + b"%x\r\n" % (3 * MIB) + bytes(3 * MIB))
+            status, headers, body = until_full(address, plain)
+            assert (status, headers["retry-after"]) == (429, "1")
+            assert "all together may have 8388608 (the server's setting MAX_BODIES_BYTES)" in error_in(body)
+            assert answered(address, plain)[0] == answered(address, zipped)[0] == 429
+            assert httpx.post(f"{address}/v1/ops/layer_norm", content=b" " * 3 * MIB).status_code == 429
+            assert httpx.post(f"{address}/v2/models/ln-mlp-digits/infer", json=BODY).status_code == 200
+            assert httpx.post(f"{address}/v2/repository/index").status_code == 200
+            assert answered(address, large_request(1))[0] == 200
+            labels = '{model="layer_norm",reason="bodies_full",version="1"}'
+            assert f"normserve_rejected_total{labels}" in httpx.get(f"{address}/metrics").text
+        for each in (plain, zipped):
+            until_answered(address, each)
+        for _ in range(20):  # each gives back what it had, or the last would find no room
+            assert answered(address, plain)[0] == 200
+
+
+def test_many_small_bodies_that_become_large_do_not_take_the_memory_there_is(process: Process) -> None:
+    sent, most = large_request(16, encoding="gzip"), str(16 * MIB)
+    assert len(sent) < 2**16
+    flags = "--max-body-bytes", most, "--max-bodies-bytes", most, "--max-queue-bytes", most, "--max-output-bytes", "1"
+    with process(*flags) as (running, address), ExitStack() as open_ones:
+        Path(f"/proc/{running.pid}/clear_refs").write_text("5")  # the peak begins here
+
+        def most_resident() -> int:
+            status = Path(f"/proc/{running.pid}/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+        before = most_resident()
+        clients = [open_ones.enter_context(connected(address)) for _ in range(32)]
+        for client in clients:
+            client.socket.sendall(sent)
+        answers = [client.answer() for client in clients]
+        assert {status for status, _, _ in answers} == {413, 429}  # computed, though not answered with; refused
+        assert {headers.get("retry-after") for status, headers, _ in answers if status == 429} == {"1"}
+        # 60 to 70 MiB: body, queue, what runs and its outputs are 16 each. Without the bound it was 640.
+        assert (most_resident() - before) / MIB < 250
+        assert answered(address, sent)[0] == 413
+        assert answered(address, request())[0] == 413

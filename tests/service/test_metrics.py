@@ -3,7 +3,14 @@ from contextlib import nullcontext
 
 import pytest
 
-from service.errors import ClientGoneError, InferenceError, InvalidInputError, ModelNotReadyError, QueueFullError
+from service.errors import (
+    BodiesFullError,
+    ClientGoneError,
+    InferenceError,
+    InvalidInputError,
+    ModelNotReadyError,
+    QueueFullError,
+)
 from service.metrics import Metrics
 from service.statistics import model_statistics
 
@@ -13,6 +20,7 @@ from service.statistics import model_statistics
     [
         (InvalidInputError("bad"), "invalid"),
         (QueueFullError("m", 1), "rejected"),
+        (BodiesFullError(2, 3), "rejected"),
         (ModelNotReadyError("loading"), "rejected"),
         (InferenceError("m"), "failed"),
         (RuntimeError("a bug"), "failed"),
@@ -41,11 +49,13 @@ def test_every_request_is_counted_once_by_how_it_ended(error: BaseException | No
 def test_rejections_name_their_reason_and_departures_are_counted() -> None:
     metrics = Metrics()
     model = metrics.of_model("m", "1")
-    for error in (QueueFullError("m", 1), QueueFullError("m", 1), ModelNotReadyError("x"), ClientGoneError("x")):
+    errors = BodiesFullError(2, 3), ModelNotReadyError("x"), ClientGoneError("x")
+    for error in (QueueFullError("m", 1), QueueFullError("m", 1), *errors):
         with pytest.raises(type(error)), model.request():
             raise error
     text = metrics.render().decode()
     assert 'normserve_rejected_total{model="m",reason="queue_full",version="1"} 2.0' in text
+    assert 'normserve_rejected_total{model="m",reason="bodies_full",version="1"} 1.0' in text
     assert 'normserve_rejected_total{model="m",reason="not_ready",version="1"} 1.0' in text
     assert 'normserve_cancelled_total{model="m",version="1"} 1.0' in text
 

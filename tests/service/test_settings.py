@@ -57,6 +57,8 @@ def test_an_unknown_variable_is_refused_with_the_names_that_are_known(monkeypatc
         (["--model-control", "poll"], "model_control"),
         (["--model-control", "explicit", "--workers", "2"], "with 2 workers it must be 'none'"),
         (["--workers", "2", "--model-control", "explicit"], "with 2 workers it must be 'none'"),
+        (["--max-bodies-bytes", "1000"], "it must be at least MAX_BODY_BYTES, 67108864"),
+        (["--max-body-bytes", "1073741825"], "max_bodies_bytes\n.*it must be at least MAX_BODY_BYTES, 1073741825"),
         (["--model-repository", "nowhere"], "there is no such folder"),
         (["--model-repository", "artifacts/ln-mlp-digits"], "one model; the folder of all models is '.*/artifacts'"),
         (["--model-repository", "artifacts/ln-mlp-digits/1"], "one version of one model; .* is '.*/artifacts'"),
