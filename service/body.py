@@ -32,7 +32,7 @@ async def read_body(
     if declared.isdigit():  # refused before a byte of it is read
         size = int(declared[:20])
         if size > max_bytes:
-            raise BodyTooLargeError(max_bytes)
+            raise BodyTooLargeError(max_bytes, has_tensors=bodies is not None)
         if size > UNCOUNTED_BYTES and bodies is not None:
             bodies.check(call, size)
     body: bytes | bytearray = b""
@@ -44,7 +44,7 @@ async def read_body(
         chunk: bytes = message.get("body", b"")
         size = len(body) + len(chunk)
         if size > max_bytes:
-            raise BodyTooLargeError(max_bytes)
+            raise BodyTooLargeError(max_bytes, has_tensors=bodies is not None)
         if size > UNCOUNTED_BYTES and bodies is not None:
             bodies.hold(call, size)
         if not body:
@@ -78,7 +78,7 @@ async def _inflated(
             except zlib.error as error:
                 raise InvalidInputError(f"the body is not valid {encoding} data") from error
             if len(inflated) + len(piece) > max_bytes:
-                raise BodyTooLargeError(max_bytes)
+                raise BodyTooLargeError(max_bytes, has_tensors=bodies is not None)
             if bodies is not None:
                 bodies.hold(call, len(body) + len(inflated) + len(piece))
             inflated += piece

@@ -68,10 +68,10 @@ class ModelLoadError(ServiceError):
 class BodyTooLargeError(ServiceError):
     """The body, as sent or once inflated, is larger than the server takes."""
 
-    def __init__(self, max_body_bytes: int) -> None:
-        super().__init__(
-            f"the body is larger than {max_body_bytes} bytes, the most this server takes (its setting MAX_BODY_BYTES)"
-        )
+    def __init__(self, max_bytes: int, *, has_tensors: bool = True) -> None:
+        """has_tensors: without, the most is fixed, unless the setting is less."""
+        most = "this server takes (its setting MAX_BODY_BYTES)" if has_tensors else "this server takes without tensors"
+        super().__init__(f"the body is larger than {max_bytes} bytes, the most {most}")
 
 
 class TooManyRowsError(ServiceError):

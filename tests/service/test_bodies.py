@@ -165,6 +165,18 @@ async def test_nothing_is_held_after_a_failure(
     assert bodies.nbytes == 0
 
 
+@pytest.mark.parametrize(
+    ("sent", "headers"),
+    [(bytes(UNCOUNTED_BYTES + 1), {}), (gzip.compress(bytes(UNCOUNTED_BYTES + 1)), GZIP)],
+    ids=["plain", "gzip"],
+)
+async def test_a_body_without_tensors_is_told_of_no_setting_that_would_not_help(
+    sent: bytes, headers: dict[bytes, bytes]
+) -> None:
+    with pytest.raises(BodyTooLargeError, match="than 65536 bytes, the most this server takes without tensors$"):
+        await read_body(headers, sends(sent), UNCOUNTED_BYTES, call(), None)
+
+
 async def test_large_json_takes_turns() -> None:
     """In the order in which it came, and one that is larger than all room alone."""
     turns, order, leave = Turns(10), list[str](), {name: asyncio.Event() for name in "abcd"}
