@@ -18,6 +18,7 @@ from service.api_key import HEALTH_PATHS
 from service.call import WHEN_CLIENT_LEAVES
 from service.lifecycle import Lifecycle
 from service.request_id import HEADER, REQUEST_ID, id_of, new_ids
+from service.staged_transport import LEAVING_S, StagedTransport
 from service.tensor_response import WRITES_WHOLE
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")  # a browser must not take for a page what is none
@@ -46,6 +47,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Not in a dictionary: with uvicorn's 28 it would have more than the 30 that Python finds quickly, all of them.
     __slots__ = (
         "_body_since",
+        "_discards",
         "_head_bytes",
         "_head_since",
         "_leave",
@@ -58,6 +60,8 @@ class HttpProtocol(HttpToolsProtocol):
         "_unsent",
     )
 
+    transport: StagedTransport
+
     def __init__(self, *args: Any, limits: Limits, lifecycle: Lifecycle, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
@@ -67,6 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # received that were no body
         self._received = 0  # at once, with what is being parsed
         self._body_since: float | None = None  # while its body comes
+        self._discards = False  # what comes, the client having sent what cannot be answered
         self._stalled_since: float | None = None  # while the client takes nothing of its answer
         self._unsent = 0  # bytes of answers, when we last looked
         self._running: RequestResponseCycle | None = None  # the last that was begun; cycle is the last that has come
@@ -76,7 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """One too many is told so by its first answer."""
-        super().connection_made(transport)
+        super().connection_made(StagedTransport(transport, self._is_sending))
         if len(self.connections) > (most := self._limits.max_connections):
             message = (
                 f"{most} connections are open, the most this server takes (its setting MAX_CONNECTIONS): try again"
@@ -95,6 +100,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what is no body, head or trailer: a parser would keep it all."""
+        if self._discards or self.transport.is_lingering:
+            self.transport.heard_at = self.loop.time()
+            return
         if self._head_since is None and self._body_since is None:
             self._head_since = self.loop.time()  # if no more than an empty line comes, no message will have begun
         self._received = len(data)
@@ -136,6 +144,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Go on reading, where uvicorn waits for the answer after a large body: or no leaving would be noticed."""
         super().on_message_complete()
         self._body_since, self._head_bytes = None, 0
+        if self.cycle.response_complete:  # the rest of a body that nobody wanted
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         if not self.pipeline:
             self.flow.resume_reading()
 
@@ -144,6 +156,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection; one that carries a request again is none."""
+        if self.cycle.response_complete:
+            super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
         """End when what is in flight is answered; a request of which half has come is in flight."""
@@ -184,6 +201,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._stalled_since = now
         if self._stalled_since is not None and now - self._stalled_since > limits.body_timeout_s:
             self.transport.abort()
+        elif self.transport.is_lingering:
+            most_s = min(limits.body_timeout_s, LEAVING_S) if self._lifecycle.is_draining else limits.body_timeout_s
+            self.transport.look(now, most_s)
         elif self.transport.is_closing():
             return
         elif self.pipeline or self.flow.read_paused:
@@ -207,6 +227,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _tell_of_leaving(self, leave: Callable[[], None]) -> None:
         self._leave = leave
 
+    def _is_sending(self) -> bool:
+        """Whether the client may be in the middle of a request, or has sent more than will be answered."""
+        is_in_head = self._head_since is not None and self.cycle is not None
+        return is_in_head or self._body_since is not None or self._discards or bool(self.pipeline)
+
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
@@ -221,13 +246,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer ``{"error"}`` now and close; where other requests of this connection wait for theirs, after them."""
-        self._head_since = self._body_since = None
-        cycle, running = self.cycle, self._running
-        if running is not None and not running.response_complete and (running is not cycle or running.response_started):
-            (self.pipeline[0][0] if self.pipeline else running).keep_alive = False
-            self.flow.pause_reading()
+        cycle, running, is_whole = self.cycle, self._running, self._body_since is None
+        is_answered = cycle is not None and cycle.response_complete and not is_whole
+        self._head_since, self._body_since, self._discards = None, None, True
+        if (running is not None and not running.response_complete) and (
+            running is not cycle or running.response_started or is_whole
+        ):
+            cycle.keep_alive = False
+            if self.pipeline and not is_whole:  # its turn comes, the rest of its body does not
+                self.pipeline[0] = cycle, JSONResponse({"error": message}, status)  # type: ignore[assignment]  # ASGI
             return
-        if not self.transport.is_closing():
+        if not is_answered:  # before its body had come
             if cycle is not None:
                 cycle.disconnected = True  # whatever it may still send comes too late
             is_pending = cycle is not None and not cycle.response_complete

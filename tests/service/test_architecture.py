@@ -38,6 +38,7 @@ SERVICE_LAYERS = [
         "memory",
         "request_id",
         "turns",
+        "staged_transport",
     },
     {"counters", "manifest", "off_the_loop", "json_numbers", "json_document", "api_key", "cors", "log", "page"},
     {
