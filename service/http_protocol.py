@@ -10,6 +10,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 import orjson
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -22,6 +23,8 @@ from service.staged_transport import LEAVING_S, StagedTransport
 from service.tensor_response import WRITES_WHOLE
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")  # a browser must not take for a page what is none
+
+NO_HTTP = "Invalid HTTP request received."  # uvicorn's words
 
 MOST_AHEAD = 128  # requests that one client may send before their answers; each holds some KiB
 
@@ -107,7 +110,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_since = self.loop.time()  # if no more than an empty line comes, no message will have begun
         self._received = len(data)
         self._head_bytes += self._received
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning(NO_HTTP)
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{NO_HTTP} It must be HTTP/1.1.")
         if self._head_bytes > (most := self._limits.max_header_bytes) and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most))
 
@@ -123,6 +131,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, with what this server offers beyond ASGI."""
+        if self._is_upgrade():
+            return
         most = self._limits.max_header_bytes
         if max(self._head_bytes, self._received) > most and self._head_size() > most:
             self._refuse_with(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most), {})
@@ -142,6 +152,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Go on reading, where uvicorn waits for the answer after a large body: or no leaving would be noticed."""
+        if self._is_upgrade():
+            return
         super().on_message_complete()
         self._body_since, self._head_bytes = None, 0
         if self.cycle.response_complete:  # the rest of a body that nobody wanted
@@ -180,13 +192,6 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: each such request would tell the log which library to install."""
-
-    def send_400_response(self, msg: str) -> None:
-        """What is not HTTP never reaches the application. msg: uvicorn's words."""
-        self._refuse(HTTPStatus.BAD_REQUEST, f"{msg} It must be HTTP/1.1.")
 
     # ---- what the server calls ---------------------------------------------------------------------------------------
 
@@ -231,6 +236,29 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether the client may be in the middle of a request, or has sent more than will be answered."""
         is_in_head = self._head_since is not None and self.cycle is not None
         return is_in_head or self._body_since is not None or self._discards or bool(self.pipeline)
+
+    def _is_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _parse(self, data: bytes) -> None:
+        """A request to speak another protocol is taken for one without that wish, as HTTP allows.
+
+        The parser takes all behind its head for the other protocol, its body too: it gets the head again without.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._is_upgrade():  # CONNECT: what follows is for somebody else
+                    self.cycle.keep_alive, self._discards = False, True
+                    return
+                data = data[upgrade.args[0] :]
+                version = self.parser.get_http_version().encode()
+                lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+                lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+                self.parser.feed_data(b"\r\n".join((*lines, b"", b"")))
+            else:
+                return
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)

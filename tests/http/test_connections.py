@@ -1,6 +1,7 @@
 """Connections as HTTP has them: answers that are written at once must keep to the rules of those that are not."""
 
 from contextlib import suppress
+from time import sleep
 
 import pytest
 
@@ -67,3 +68,36 @@ def test_a_client_that_does_not_read_gets_all_answers_once_it_does(process_addre
         first = y_of(client.answer())
         for _ in range(sent // len(request()) - 1):
             assert y_of(client.answer()).tobytes() == first.tobytes()
+
+
+UPGRADE = ("Connection: Upgrade", "Upgrade: h2c")
+
+
+def test_a_wish_for_another_protocol_is_not_heard(process_address: str) -> None:
+    """Java's client says so with the first request of every connection."""
+    with connected(process_address) as client:
+        websocket = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        client.socket.sendall(request(*UPGRADE) + websocket + request(*UPGRADE) + request(model="rms_norm"))
+        first, second, third, fourth = (client.answer() for _ in range(4))
+        assert y_of(first).tobytes() == y_of(third).tobytes() != y_of(fourth).tobytes()
+        assert (second[0], second[2]) == (200, b'{"live":true}')
+
+
+def test_its_body_may_come_later_and_in_chunks(process_address: str) -> None:
+    with connected(process_address) as client:
+        head, body = request(*UPGRADE).split(b"\r\n\r\n", 1)
+        chunked = head.replace(b"Content-Length: %d\r\n" % len(body), b"Transfer-Encoding: chunked\r\n", 1)
+        client.socket.sendall(chunked + b"\r\n\r\n")
+        sleep(0.1)  # so that it is read by itself
+        client.socket.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        assert y_of(client.answer()).shape == (768,)
+        client.socket.sendall(request())
+        y_of(client.answer())
+
+
+def test_a_tunnel_is_refused_and_what_would_go_through_it_is_no_request(process_address: str) -> None:
+    with connected(process_address) as client:
+        client.socket.sendall(b"CONNECT /v2 HTTP/1.1\r\nHost: a\r\n\r\n" + request() * 1000)
+        status, headers, _ = client.answer()
+        assert (status, headers["connection"]) == (405, "close")
+        assert client.is_closed()
