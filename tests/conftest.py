@@ -9,8 +9,9 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
+from service.provider import Provider, provider_of
 from service.server import Server
-from service.settings import Settings
+from service.settings import SettingError, Settings
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
@@ -44,6 +45,18 @@ def running(settings: Settings) -> Iterator[str]:
 def serve() -> Callable[..., object]:
     """``with serve(max_batch_size=4, ...) as address:`` serves the committed artifacts, or ``model_repository``."""
     return lambda **settings: running(Settings(**({"port": 0, "model_repository": ARTIFACTS} | settings)))
+
+
+@pytest.fixture(scope="session")
+def openvino() -> Provider:
+    """OpenVINO at fp32. Skips where it has no wheel, and where it does not take the processor (AMD's)."""
+    pytest.importorskip("onnxruntime_ep_openvino", reason="the extra openvino is not installed, or has no wheel here")
+    try:
+        return provider_of(Settings(model_repository=ARTIFACTS, execution_provider="openvino"))
+    except SettingError as error:
+        if "does not support the processor" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,14 @@ import tritonclient.http as triton
 
 from export.held_out import digits
 from service.cores import available_cores
+from service.provider import Provider
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 ROWS = 16
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxruntime_ep_openvino", reason="the extra openvino is not installed, or has no wheel here")
+def repository(openvino: Provider, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name in ("ln-mlp-digits", "ln-lstm-charlm"):
         shutil.copytree(ARTIFACTS / name, folder / name)

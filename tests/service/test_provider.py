@@ -38,12 +38,6 @@ def settings(**changes: Any) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def openvino() -> Provider:
-    pytest.importorskip("onnxruntime_ep_openvino", reason="the extra openvino is not installed, or has no wheel here")
-    return provider_of(settings(execution_provider="openvino"))
-
-
-@pytest.fixture(scope="module")
 def openvino_bf16(openvino: Provider) -> Provider:
     """As on a processor that has bf16; OpenVINO emulates it on others that have AVX-512."""
     return provider_of(settings(execution_provider="openvino", precision="bf16"), {"amx_bf16"})
