@@ -75,6 +75,8 @@ def open_session(
     options = options_for(intra_op_threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
     options.add_external_initializers_from_files_in_memory([WEIGHTS_FILE], [weights], [len(weights)])
+    if options.has_providers():
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # see nodes_by_provider
     try:
         return _session(graph, options)
     except Exception as error:  # onnxruntime has no common base class for its errors
@@ -98,7 +100,10 @@ def all_outputs(session: ort.InferenceSession) -> Run:
 def _session(graph: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
     # Whatever a provider in the options leaves, onnxruntime gives to the CPU provider by itself.
     providers = [] if options.has_providers() else ["CPUExecutionProvider"]
-    return ort.InferenceSession(graph, options, providers=providers, disabled_optimizers=DISABLED_OPTIMIZERS)
+    # But where one fails, to begin or in a run, onnxruntime's Python would go over to the CPU's without an error.
+    return ort.InferenceSession(
+        graph, options, providers=providers, disabled_optimizers=DISABLED_OPTIMIZERS, enable_fallback=0
+    )
 
 
 def runner(session: ort.InferenceSession, manifest: Manifest) -> Run:
