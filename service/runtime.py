@@ -40,13 +40,21 @@ class OnnxModel:
     """
 
     def __init__(
-        self, name: str, instances: Sequence[Run], wide: Run | None = None, *, has_the_cores: bool = True
+        self,
+        name: str,
+        instances: Sequence[Run],
+        wide: Run | None = None,
+        *,
+        has_the_cores: bool = True,
+        on_cores: bool = True,
     ) -> None:
         """wide: a session of as many threads as there are cores, for the run that has them all to itself.
 
-        has_the_cores: False where other processes serve the same, which would choose the same cores.
+        has_the_cores: False where other processes serve the same, which would choose the same cores. on_cores: False
+        where something else computes, a GPU, for which the threads only wait.
         """
-        cores = cores_for(len(instances)) if has_the_cores else []
+        cores = cores_for(len(instances)) if has_the_cores and on_cores else []
+        self._on_cores = on_cores
         # Threads of its own: a slow model must not hold up a fast one.
         self._instances = [
             _Instance(run, _thread(f"{name}-{number}", cores[number] if cores else None))
@@ -88,7 +96,8 @@ class OnnxModel:
         return outputs
 
     def _is_short(self, inputs: Arrays) -> bool:
-        return _nbytes(inputs) * min(self._seconds_a_byte) < SHORT_RUN_S
+        # A GPU's time for a row is nearly that for many: by what many took, every single one would seem short.
+        return self._on_cores and _nbytes(inputs) * min(self._seconds_a_byte) < SHORT_RUN_S
 
 
 def _timed(run: Run, inputs: Arrays) -> tuple[Arrays, float]:

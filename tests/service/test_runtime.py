@@ -76,6 +76,18 @@ async def test_what_takes_no_longer_than_the_way_to_a_thread_is_run_in_passing()
     model.close()
 
 
+async def test_no_run_on_a_gpu_is_taken_to_be_short() -> None:
+    session = Session(seconds=0)  # a fake: by what it took for its bytes, the next would be short
+    model = OnnxModel("m", [session], on_cores=False)
+    for _ in range(20):
+        await model.run(X)
+    assert len(session.threads) == 20
+    assert threading.get_native_id() not in session.threads
+    if hasattr(os, "sched_getaffinity"):
+        assert session.affinity == os.sched_getaffinity(0)
+    model.close()
+
+
 async def test_a_lone_run_is_given_the_wide_session_if_there_is_one() -> None:
     narrow, wide = Session(), Session()
     model = OnnxModel("m", [narrow], wide)
