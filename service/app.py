@@ -74,6 +74,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
     Raises SettingError when the execution provider or the precision they ask for is not to be had here.
     """
     provider = provider_of(settings)
+    settings = settings.model_copy(update={"execution_provider": provider.name})  # which auto leaves open
     app = FastAPIOffline(
         title="normserve",
         version=VERSION,

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import certificate
+import onnxruntime as ort
+
+from service import certificate, cuda
 from service.artifact import Artifact
 from service.batcher import Batcher
 from service.certificate import Run
@@ -15,7 +17,7 @@ from service.manifest import ArtifactError, Certificate, Manifest
 from service.metrics import ModelMetrics
 from service.op_runtime import Operator, recheck_operations
 from service.ops import OPERATIONS
-from service.provider import CPU, Provider
+from service.provider import CPU, Provider, division
 from service.runtime import OnnxModel
 from service.served_model import ServedModel
 from service.served_op import ServedOp
@@ -42,7 +44,8 @@ class Loader:
         self._provider = provider
         self._cores = max(1, available_cores() // settings.workers)
         # All threads of a model together are no more than the cores.
-        self._instances = settings.instances or max(1, self._cores // settings.intra_op_threads)
+        self._op_instances = settings.instances or max(1, self._cores // settings.intra_op_threads)
+        self._instances = self._op_instances if provider.on_cores else settings.instances or cuda.INSTANCES
 
     async def operations(self, metrics: Mapping[str, ModelMetrics]) -> dict[str, ServedOp | ArtifactError]:
         """What serves each operation, or why nothing does."""
@@ -66,7 +69,7 @@ class Loader:
                 measured.here,
                 metrics[name],
                 self._settings,
-                self._instances,
+                self._op_instances,
             )
         return served
 
@@ -74,7 +77,9 @@ class Loader:
         """What serves ``<name>/<version>/``. Raises ArtifactError that says why nothing can."""
         try:
             loaded = await asyncio.to_thread(self._check, folder)
-        except ArtifactError:
+        except ArtifactError as error:
+            if error.__cause__ is not None:  # the runtime's words, which are for the log
+                logger.warning("%s/%s: %s", folder.parent.name, folder.name, error.__cause__)
             raise
         except Exception as error:
             logger.exception("%s/%s failed while it was loaded", folder.parent.name, folder.name)
@@ -84,15 +89,18 @@ class Loader:
     def _check(self, folder: Path) -> _Loaded:
         """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
         artifact = Artifact.read(folder)
+        name, version = artifact.manifest.name, artifact.manifest.version
         serving = self._settings.intra_op_threads
 
-        def open_run(threads: int) -> Run:
-            session = certificate.open_session(
-                artifact.graph, artifact.weights, threads, self._provider.session_options
-            )
-            return certificate.runner(session, artifact.manifest)
+        def open_session(threads: int) -> ort.InferenceSession:
+            return certificate.open_session(artifact.graph, artifact.weights, threads, self._provider.session_options)
 
-        runs = {threads: open_run(threads) for threads in sorted({1, serving, max(2, self._cores)})}
+        # On a GPU a session's threads compute next to nothing. Two sessions must give the same bits all the same.
+        widest = max(2, self._cores if self._provider.on_cores else serving)
+        sessions = {threads: open_session(threads) for threads in sorted({1, serving, widest})}
+        if self._provider.execution_provider != CPU.execution_provider:
+            logger.info("%s/%s: %s", name, version, division(self._provider, sessions[serving]))
+        runs = {threads: certificate.runner(session, artifact.manifest) for threads, session in sessions.items()}
         measured = certificate.recheck(
             artifact.manifest,
             runs,
@@ -102,13 +110,13 @@ class Loader:
         )
         if reason := self._broken(artifact.manifest.certificate, measured, self._provider):
             raise ArtifactError(reason)
-        instances = [runs[serving], *(open_run(serving) for _ in range(self._instances - 1))]
+        more = (open_session(serving) for _ in range(self._instances - 1))
+        instances = [runs[serving], *(certificate.runner(session, artifact.manifest) for session in more)]
         for run in instances[1:]:  # the first has run already
             certificate.warm_up(run, artifact.manifest)
         # A run on other threads may only stand in for one of these where it has the same bits.
-        widest = max(runs)
         has_the_bits = all(claim.holds for claim in measured.claims if claim.claim == "thread_invariant")
-        is_wide = serving < widest <= self._cores and has_the_bits
+        is_wide = self._provider.on_cores and serving < widest <= self._cores and has_the_bits
         return _Loaded(artifact.manifest, measured, instances, runs[widest] if is_wide else None)
 
     def _broken(self, exported: Certificate, here: Certificate, provider: Provider) -> str:
@@ -125,7 +133,13 @@ class Loader:
 
     def _serve(self, loaded: _Loaded, metrics: ModelMetrics) -> ServedModel:
         settings, manifest = self._settings, loaded.manifest
-        onnx_model = OnnxModel(manifest.name, loaded.instances, loaded.wide, has_the_cores=settings.workers == 1)
+        onnx_model = OnnxModel(
+            manifest.name,
+            loaded.instances,
+            loaded.wide,
+            has_the_cores=settings.workers == 1,
+            on_cores=self._provider.on_cores,
+        )
         batcher = Batcher(
             manifest.name,
             onnx_model.run,

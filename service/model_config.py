@@ -19,7 +19,7 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
         "max_batch_size": manifest.max_rows if batches else 0,
         "input": [_tensor(tensor, batches) for tensor in manifest.inputs],
         "output": [_tensor(tensor, batches) for tensor in manifest.outputs],
-        "instance_group": [{"kind": "KIND_CPU", "count": instances, "intra_op_threads": settings.intra_op_threads}],
+        "instance_group": [_instance_group(settings, instances)],
         "batching": {
             "enabled": batches,
             "reason": "requests of equal sizes past axis 0 that wait at the same time share a run"
@@ -36,6 +36,11 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
         "metric": manifest.metric and manifest.metric.model_dump(),
         "alphabet": manifest.alphabet,
     }
+
+
+def _instance_group(settings: Settings, instances: int) -> dict[str, Any]:
+    where = {"kind": "KIND_GPU", "gpus": [0]} if settings.execution_provider == "cuda" else {"kind": "KIND_CPU"}
+    return where | {"count": instances, "intra_op_threads": settings.intra_op_threads}
 
 
 def _tensor(tensor: Tensor, batches: bool) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class ModelControl:
 
     async def start(self) -> None:
         """Try every model that was found; one that cannot be served says why and stands in nobody's way."""
-        logger.info("models are computed on %s, operations on cpu", self._provider)
+        why = f" ({self._provider.why})" if self._provider.why else ""
+        logger.info("models are computed on %s%s, operations on cpu", self._provider, why)
         models, operations = self._repository.models(), self._repository.operations()
         async with self._changing:
             await self._load_operations({entry.name: entry for entry in operations})

@@ -1,18 +1,23 @@
 """What computes the models: an execution provider at a precision, as the options every session of theirs has.
 
-docs/decisions/0008 says why OpenVINO is told everything that it would otherwise choose by the machine.
+docs/decisions/0008 says why OpenVINO is told everything that it would otherwise choose by the machine, and 0015 what
+becomes of the promises on a GPU.
 """
 
 import importlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime as ort
 
+from service import cuda
 from service.certificate import session_options
+from service.cuda import Gpu, NoGpuError
+from service.manifest import ArtifactError
 from service.settings import Settings, refused
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -37,6 +42,9 @@ class Provider:
     session_options: Callable[[int], ort.SessionOptions]  # intra-op threads -> the options of a session
     tolerance: float | None = None  # of parity with torch, in place of the manifest's, which is for fp32
     certificate: Literal["enforce", "report"] = "enforce"  # where the setting is not given
+    execution_provider: str = "CPUExecutionProvider"  # onnxruntime's name of it
+    on_cores: bool = True  # computes by the threads of its session, on the processor's cores
+    why: str = ""  # it was taken, where the setting left that open
 
     def __str__(self) -> str:
         return f"{self.name}, {self.precision}"
@@ -54,20 +62,75 @@ def processor_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
-def provider_of(settings: Settings, flags: Collection[str] | None = None) -> Provider:
+def provider_of(
+    settings: Settings, flags: Collection[str] | None = None, find_gpu: Callable[[], Gpu] = cuda.find_gpu
+) -> Provider:
     """What the settings ask for, made ready. flags: the processor's, read when not given.
 
     Raises SettingError, which names the setting, when it is not to be had on this machine.
     """
-    return _PROVIDERS[settings.execution_provider](settings, processor_flags() if flags is None else flags)
-
-
-def _cpu(settings: Settings, _: Collection[str]) -> Provider:
-    if settings.precision != "fp32":
+    name = settings.execution_provider
+    if settings.gpu_memory_bytes is not None and name not in ("cuda", "auto"):
+        raise refused("gpu_memory_bytes", settings.gpu_memory_bytes, f"{name} computes on no GPU; only cuda does")
+    if settings.precision != "fp32" and name != "openvino":
         raise refused(
-            "precision", settings.precision, "cpu computes in fp32 only; bf16 needs --execution-provider openvino"
+            "precision",
+            settings.precision,
+            f"{'cuda and cpu compute' if name == 'auto' else f'{name} computes'} in fp32 only; "
+            "bf16 needs --execution-provider openvino",
         )
-    return CPU
+    if name == "openvino":
+        return _openvino(settings, processor_flags() if flags is None else flags)
+    if name == "cpu":
+        return CPU
+    try:
+        gpu = find_gpu()
+    except NoGpuError as error:
+        if name == "auto":
+            return replace(CPU, why=f"auto: {error}")
+        raise refused("execution_provider", name, str(error)) from error
+    return _cuda(settings, gpu)
+
+
+def _cuda(settings: Settings, gpu: Gpu) -> Provider:
+    def options(intra_op_threads: int) -> ort.SessionOptions:
+        options = session_options(intra_op_threads)
+        cuda.add_provider(options, settings.gpu_memory_bytes)
+        return options
+
+    return Provider(
+        "cuda",
+        "fp32",
+        options,
+        certificate="report",  # cuBLAS chooses a kernel by the number of rows, and with it the order of a sum
+        execution_provider=cuda.EXECUTION_PROVIDER,
+        on_cores=False,
+        why=str(gpu),
+    )
+
+
+def division(provider: Provider, session: ort.InferenceSession) -> str:
+    """How many of a model's nodes the provider computes, and which it leaves to the CPU's, as a sentence.
+
+    Raises ArtifactError where it leaves them all.
+    """
+    nodes = nodes_by_provider(session)
+    own, others = nodes.pop(provider.execution_provider, None), sum(nodes.values(), Counter())
+    if not own:
+        raise ArtifactError(f"{provider.name} computes none of its nodes")
+    left = "".join(f", cpu {operator} ({count})" for operator, count in others.most_common())
+    return f"{provider.name} computes {own.total()} of {own.total() + others.total()} nodes{left}"
+
+
+def nodes_by_provider(session: ort.InferenceSession) -> dict[str, Counter[str]]:
+    """Onnxruntime's name of a provider -> operators, and how many nodes of each it was given; bodies of Scan included.
+
+    Of a session of ``open_session`` whose options name a provider.
+    """
+    nodes: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        nodes.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    return nodes
 
 
 def _openvino(settings: Settings, flags: Collection[str]) -> Provider:
@@ -89,11 +152,8 @@ def _openvino(settings: Settings, flags: Collection[str]) -> Provider:
         return options
 
     if bf16:
-        return Provider("openvino", "bf16", options, BF16_TOLERANCE, "report")
-    return Provider("openvino", "fp32", options)
-
-
-_PROVIDERS: dict[str, Callable[[Settings, Collection[str]], Provider]] = {"cpu": _cpu, "openvino": _openvino}
+        return Provider("openvino", "bf16", options, BF16_TOLERANCE, "report", _OPENVINO_NAME)
+    return Provider("openvino", "fp32", options, execution_provider=_OPENVINO_NAME)
 
 
 def openvino_config(precision: str, intra_op_threads: int) -> str:

@@ -36,10 +36,17 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model_repository: Path = Field(Path("artifacts"), description="Folder of models: <name>/<version>/manifest.json.")
-    execution_provider: Literal["cpu", "openvino"] = Field(
+    execution_provider: Literal["cpu", "openvino", "cuda", "auto"] = Field(
         "cpu",
-        description="What computes the models: onnxruntime's own kernels, or OpenVINO's, which the extra openvino "
-        "installs. The normalisation operations are always computed on cpu.",
+        description="What computes the models: onnxruntime's own kernels, OpenVINO's, which the extra openvino "
+        "installs, or an NVIDIA GPU by the extra gpu; `auto` takes the GPU where that is to be had, else cpu. "
+        "The normalisation operations are always computed on cpu.",
+    )
+    gpu_memory_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="What the arena of one session may take of the GPU's memory, beside CUDA's own; there is a session "
+        "for every instance of every model. None given: all there is.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
@@ -50,7 +57,7 @@ class Settings(BaseSettings):
         None,
         description="What becomes of a model of which a claim that held at export does not hold here: "
         "`enforce` refuses to serve it, `report` serves it and says so in its certificate; "
-        "none given: `enforce`, with bf16 `report`.",
+        "none given: `enforce`, with cuda or bf16 `report`.",
     )
     workers: int = Field(
         1,
@@ -62,7 +69,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Batches of one model that run at the same time in a worker; none given: as many as it has cores, "
-        "over the threads.",
+        "over the threads; with cuda 1.",
     )
     intra_op_threads: int = Field(
         1, ge=1, description="Threads of one run; a run that has the machine to itself has those of every core."

@@ -35,6 +35,7 @@ SERVICE_LAYERS = [
         "call",
         "last_connections",
         "lifecycle",
+        "cuda",
         "memory",
         "request_id",
         "turns",

@@ -8,7 +8,8 @@ from service.settings import PREFIX, Settings, read_settings, said_of
 
 ROOT = Path(__file__).parents[2]
 NONE_GIVEN = {
-    "certificate": "by precision",
+    "certificate": "by provider",
+    "gpu_memory_bytes": "all there is",
     "instances": "the cores",
     "api_key": "none",
     "cors_origins": "none",
@@ -46,7 +47,8 @@ def test_an_unknown_variable_is_refused_with_the_names_that_are_known(monkeypatc
         (["--max-batch-size", "0"], "max_batch_size"),
         (["--max-queue-delay-ms", "-1"], "max_queue_delay_ms"),
         (["--certificate", "ignore"], "certificate"),
-        (["--execution-provider", "cuda"], "execution_provider"),
+        (["--execution-provider", "tensorrt"], "execution_provider"),
+        (["--gpu-memory-bytes", "0"], "gpu_memory_bytes"),
         (["--precision", "int8"], "precision"),
         (["--log-format", "xml"], "log_format"),
         (["--metrics-without-key", "perhaps"], "metrics_without_key"),
