@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -10,12 +11,28 @@ import httpx
 import pytest
 
 from service.provider import Provider, provider_of
+from service.cuda import NoGpuError, find_gpu
 from service.server import Server
 from service.settings import SettingError, Settings
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
 PATIENCE_S = 60
+
+
+@cache
+def without_gpu() -> str:
+    """Why tests marked ``gpu`` cannot run here; nothing where they can."""
+    try:
+        find_gpu()
+    except NoGpuError as error:
+        return str(error)
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (reason := without_gpu()):
+        pytest.skip(reason)
 
 
 @contextmanager
