@@ -34,6 +34,7 @@ SERVICE_LAYERS = [
         "tallies",
         "call",
         "last_connections",
+        "healthcheck",
         "lifecycle",
         "cuda",
         "memory",
