@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test format export experiments bench bench-peers load soak clean
+.PHONY: help serve test format export experiments bench bench-peers load soak image up clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -14,6 +14,8 @@ help:
 	@echo 'make bench-peers  the same, and other servers with the same model under the same load, installed into build/peers'
 	@echo 'make load         load-test a running server of your own: URL= MODEL= USERS= SECONDS=; all settings: docs/load-testing.md'
 	@echo 'make soak         the trials of tests/soak at full length; writes docs/soak.md (an hour and a half, going on where it was interrupted)'
+	@echo 'make image        build the image normserve (RUNTIME=gpu: normserve-gpu, with CUDA)'
+	@echo 'make up           the same, and serve from it on http://127.0.0.1:8000 (PORT= changes it)'
 	@echo 'make clean        remove what was built'
 
 serve: .venv/service-installed
@@ -63,6 +65,17 @@ load: .venv/bench-installed
 		$(if $(BATCH),--batch '$(BATCH)') $(if $(LENGTH),--length '$(LENGTH)') $(if $(RATE),--rate '$(RATE)') \
 		$(if $(FORMAT),--format '$(FORMAT)') $(if $(CHECK),--check '$(CHECK)') $(if $(PARAMETERS),--parameters '$(PARAMETERS)')
 
+RUNTIME = cpu
+IMAGE = normserve
+VARIANT = $(if $(filter gpu,$(RUNTIME)),-gpu)
+image:
+	docker build --tag '$(IMAGE)$(VARIANT)' --build-arg RUNTIME='$(RUNTIME)' \
+		--build-arg VERSION="$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' service/version.py)" \
+		--build-arg REVISION="$$(git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null || echo unknown)" .
+
+up: image
+	IMAGE='$(IMAGE)' $(if $(PORT),PORT='$(PORT)') docker compose up --wait normserve$(VARIANT)
+
 clean:
 	rm -rf .venv build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
@@ -81,9 +94,11 @@ clean:
 	touch $@ .venv/service-installed .venv/bench-installed
 
 # Programs that are no Python packages: only as root, and only where there is apt. Without them what needs them says so.
-.venv/debian-installed: | .venv/bin/python
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v wrk >/dev/null; then \
-		echo 'installing wrk'; apt-get -qq update && apt-get -qq install --yes --no-install-recommends wrk >/dev/null; fi
+# Prometheus is unpacked, not installed: its package would start a service.
+.venv/debian-installed: Makefile | .venv/bin/python
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v wrk && command -v prometheus; } >/dev/null; then \
+		echo 'installing wrk, unpacking prometheus'; apt-get -qq update && apt-get -qq install --yes --no-install-recommends wrk >/dev/null && \
+		mkdir -p .venv/debian && cd .venv/debian && apt-get -qq download prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; fi
 	touch $@
 
 .venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python
