@@ -1,4 +1,4 @@
-"""The Docker engine that answers, by its command line, and a Compose project of its own for each test that needs one."""
+"""The Docker engine that answers, by its command line, and Compose projects with names and settings of their own."""
 
 import json
 import os
@@ -76,12 +76,17 @@ class Project:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.file = folder / "settings.env"
-        self.file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self.set(**settings)
         self.name = f"normserve-{uuid4().hex[:8]}"
         self.environment = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE": IMAGE, "PORT": "", "SETTINGS": str(self.file)}
+        self.environment["LOAD_SECONDS"] = "300"  # until it is told to end
+
+    def set(self, **settings: str) -> None:
+        """The service's, for containers that are started from now on."""
+        self.file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
     def __call__(self, *arguments: str, **environment: str) -> str:
-        return command("docker", "compose", *arguments, **self.environment, **environment)
+        return command("docker", "compose", *arguments, **self.environment | environment)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The same, going on meanwhile."""

@@ -11,7 +11,17 @@ import pytest
 import tritonclient.http as triton
 
 from service.version import VERSION
-from tests.container.engine import MEASURED, address_of, command, container, docker, inspected, run_inside, until
+from tests.container.engine import (
+    MEASURED,
+    STANDIN_BASE,
+    address_of,
+    command,
+    container,
+    docker,
+    inspected,
+    run_inside,
+    until,
+)
 
 pytestmark = pytest.mark.timeout(600)  # the first of them builds the image
 
@@ -67,13 +77,12 @@ for folder, _, _ in [("/tmp", 0, 0), ("/var/tmp", 0, 0), *os.walk("/app"), *os.w
     print(folder)
 """
     assert run_inside(service, tried) == ""
-    assert docker("diff", service) == ""
 
 
 def test_of_torch_onnx_and_pip_there_is_nothing_in_it(service: str) -> None:
     names = ["torch", "onnx", "onnxscript", "pip", "setuptools", "pytest", "models", "export", "experiments", "bench"]
     code = f"import sys; from importlib.util import find_spec; print([n for n in {names} if find_spec(n)])"
-    # -S of Python is not enough to leave out what the base has: the environment's Python does not look there.
+    # The base may have them: the environment's Python does not look there.
     assert run_inside(service, code) == "[]"
 
 
@@ -102,7 +111,8 @@ def test_its_own_layers_are_small(image: str, history: list[dict[str, str]]) -> 
     MEASURED["own layers"] = f"{own / MB:.0f} MB"
     MEASURED["image"] = f"{total / MB:.0f} MB"
     assert 50 * MB < own <= OWN_MB * MB  # 50: that the layers were found
-    assert total <= TOTAL_MB * MB
+    if not STANDIN_BASE:  # which has its own size
+        assert total <= TOTAL_MB * MB
 
 
 def test_its_labels_say_what_it_was_built_from(image: str) -> None:
@@ -127,22 +137,22 @@ def test_without_a_shell_it_serves_the_models_of_a_volume_and_writes_nothing(ima
     mounts = [f"--volume={nothing}:{shell}:ro" for shell in ("/usr/bin/dash", "/usr/bin/bash")]
     mounts.append(f"--volume={tmp_path / 'models'}:/app/artifacts:ro")
     began = monotonic()
-    # Its file system can be written, so that what it tries to write would be there.
-    with container(
-        *mounts, "--env=NORMSERVE_DRAIN_SECONDS=0", "--health-interval=1s", flags=["--workers", "2"]
-    ) as name:
+    # What it tries to write would be there.
+    mounts += ["--tmpfs=/home:mode=1777", "--env=HOME=/home"]
+    with container(*mounts, "--env=NORMSERVE_DRAIN_SECONDS=0", "--health-interval=1s", flags=["--instances=1"]) as name:
         until(lambda: inspected(name)["State"]["Health"]["Status"] == "healthy", "healthy")
-        MEASURED["docker run until healthy, 1 model, 2 workers"] = f"{monotonic() - began:.1f} s"
+        MEASURED["docker run until healthy, 1 model"] = f"{monotonic() - began:.1f} s"
         served = {each["name"] for each in httpx.post(f"{address_of(name)}/v2/repository/index").json()}
         assert MODEL in served
         assert not any(each.endswith("charlm") for each in served)
         logits(address_of(name))
+        # onnxruntime's telemetry begins with a device id in the home folder, which the image tells it not to send.
+        assert run_inside(name, "import os; print(os.listdir('/home'))") == "[]"
         docker("stop", name)
         assert inspected(name)["State"]["ExitCode"] == 0
-        # The rest of it are places to mount upon.
-        changed = [
-            line for line in docker("diff", name).splitlines() if not re.fullmatch(r"C /(usr|usr/bin|app)", line)
-        ]
+        changed = docker("diff", name).splitlines()
+        # What is mounted upon, and the folders it is in.
+        changed = [line for line in changed if not re.fullmatch(r"C /(usr|usr/bin|app)", line)]
         assert changed == []
 
 

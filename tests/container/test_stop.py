@@ -21,10 +21,9 @@ X = {"x": np.random.default_rng(0).random((4, 64), dtype="f4")}
 
 def answered(address: str) -> int:
     """Good answers of this container so far."""
-    found = re.findall(
-        r'^normserve_requests_total\{.*outcome="success".*\} (\S+)$', httpx.get(f"{address}/metrics").text, re.MULTILINE
-    )
-    return int(sum(map(float, found)))
+    metrics = httpx.get(f"{address}/metrics").text
+    counts = re.findall(r'^normserve_requests_total\{.*outcome="success".*\} (\S+)$', metrics, re.MULTILINE)
+    return int(sum(map(float, counts)))
 
 
 def ask_until_told_to_go(address: str, told: Event) -> tuple[int, set[bytes]]:
@@ -43,7 +42,9 @@ def ask_until_told_to_go(address: str, told: Event) -> tuple[int, set[bytes]]:
             return answers, bodies
 
 
-def test_docker_stop_under_load_loses_no_request(project: Project) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_docker_stop_under_load_loses_no_request(project: Project, workers: int) -> None:
+    project.set(NORMSERVE_WORKERS=str(workers), NORMSERVE_DRAIN_SECONDS="1")
     project("up", "--wait")
     (container,) = project.containers("normserve")
     address, told = address_of(container), Event()
