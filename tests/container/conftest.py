@@ -30,7 +30,7 @@ def image(engine: None) -> Iterator[str]:
     command("make", "image", f"IMAGE={IMAGE}")
     MEASURED["build"] = f"{monotonic() - began:.0f} s, with whatever was cached"
     yield IMAGE
-    docker("rmi", "--force", IMAGE)
+    docker("rmi", "--force", IMAGE, *docker("image", "ls", "--quiet", f"{IMAGE}-load").split())
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,11 @@ def inspected(container: str) -> dict[str, Any]:
     return found
 
 
+def removed(container: str) -> None:
+    """Whether it is still there or not."""
+    subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True)
+
+
 def address_of(container: str) -> str:
     """Where its port is published on this machine."""
     return f"http://{docker('port', container, '8000/tcp').splitlines()[0]}"
@@ -68,7 +73,7 @@ def container(*options: str, flags: Sequence[str] = ()) -> Iterator[str]:
         assert inspected(name)["State"]["Running"], docker("logs", name)
         yield name
     finally:
-        docker("rm", "--force", "--volumes", name)
+        removed(name)
 
 
 class Project:
@@ -79,7 +84,6 @@ class Project:
         self.set(**settings)
         self.name = f"normserve-{uuid4().hex[:8]}"
         self.environment = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE": IMAGE, "PORT": "", "SETTINGS": str(self.file)}
-        self.environment["LOAD_SECONDS"] = "300"  # until it is told to end
 
     def set(self, **settings: str) -> None:
         """The service's, for containers that are started from now on."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.oip import BINARY, encoded
-from tests.container.engine import Project, address_of, docker, inspected, until
+from tests.container.engine import Project, address_of, docker, inspected, removed, until
 from tests.container.test_image import MODEL
 
 pytestmark = pytest.mark.timeout(600)
@@ -66,7 +66,10 @@ def test_a_container_is_replaced_under_load_and_no_request_is_lost(project: Proj
     project("--profile", "load", "build", "load")
     project("up", "--wait")
     (old,) = project.containers("normserve")
-    load = project.start("run", "--rm", "--no-TTY", "--no-deps", "--name", f"{project.name}-load", "load")
+    name = f"{project.name}-load"
+    # At a rate: as fast as answers come, it would leave the new container no processor to start on.
+    asking = ["--host=http://normserve:8000", f"--model={MODEL}", "--users=8", "--rate=100", "--run-time=600"]
+    load = project.start("run", "--rm", "--no-TTY", "--no-deps", "--name", name, "load", *asking)
     try:
         until(lambda: answered(address_of(old)) > 100 or load.poll() is not None, "the load has begun")
         project("up", "--wait", "--no-recreate", "--scale", "normserve=2")
@@ -74,10 +77,10 @@ def test_a_container_is_replaced_under_load_and_no_request_is_lost(project: Proj
         docker("stop", old)
         assert inspected(old)["State"]["ExitCode"] == 0
         until(lambda: answered(address_of(new)) > 100 or load.poll() is not None, "the new one serves")
-        docker("kill", "--signal=INT", f"{project.name}-load")
-        said, _ = load.communicate(timeout=60)
+        docker("kill", "--signal=INT", name)  # Ctrl-C: it says what it found
+        load.wait(60)
     finally:
-        load.kill()
-        load.wait()
+        removed(name)
+        said, _ = load.communicate(timeout=60)
     assert load.returncode == 0, said
     assert re.search(r"^failures +0$", said, re.MULTILINE), said
