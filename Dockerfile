@@ -68,7 +68,7 @@ ENV NORMSERVE_HOST=0.0.0.0 ORT_DISABLE_TELEMETRY=1
 EXPOSE 8000
 USER 10001:10001
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "service"]
-# -I -S: it needs no environment and no packages, and starts in half the time.
+# -I -S: it needs no environment and no packages; 0.04 s of processor time each.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-S", "/app/service/healthcheck.py"]
 ARG VERSION=unknown
