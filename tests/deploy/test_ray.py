@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,13 +144,14 @@ def test_each_node_has_a_replica_and_all_answer_with_the_bits_of_the_service_alo
     nodes: Nodes, asked: list[Asked]
 ) -> None:
     until(lambda: [len(nodes.replicas(node)) for node in (0, 1)] == [1, 1])
+    total = 0
     for address in nodes.addresses:
-        client = Client(address)
-        for each in asked:
-            assert client.post(each.ask) == (each.ask.status, each.alone), each.ask.what
-    total = len(nodes.addresses) * sum(each.ask.status == 200 for each in asked)
-    if total % 2 == 0:  # two replicas must not be taken for one that has counted half
-        total += client.post(asked[0].ask)[0] == 200
+        with closing(Client(address)) as client:
+            for each in asked:
+                assert client.post(each.ask) == (each.ask.status, each.alone), each.ask.what
+                total += each.ask.status == 200
+            if total % 2 == 0:  # both must not have counted the same, or they would be taken for one
+                total += client.post(asked[0].ask)[0] == 200
     counts = set[int]()
 
     def both_have_said() -> bool:
