@@ -37,10 +37,10 @@ class Replica:
         await check_ready(self.app)
 
 
-def build(_arguments: Mapping[str, str]) -> Application:
-    """What ``serve run`` and ``serve deploy`` deploy; serve.yaml says how much of it."""
+def deployment() -> serve.Deployment:
+    """What follows from the service; how many replicas of what size serve.yaml says."""
     settings = read_settings([])
-    replicas = serve.deployment(
+    return serve.deployment(
         Replica,
         name="normserve",
         # As long as service/server.py waits for what is in flight.
@@ -48,4 +48,8 @@ def build(_arguments: Mapping[str, str]) -> Application:
         # Where more requests wait than serve.yaml lets: as the service answers where more wait for a model.
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
     )
-    return replicas.bind()
+
+
+def build(_arguments: Mapping[str, str]) -> Application:
+    """What ``serve run`` and ``serve deploy`` look for."""
+    return deployment().bind()
