@@ -16,6 +16,7 @@ from rich.table import Table
 from bench.load import Load, answer_to, loaded
 from bench.oip import BINARY, encoded
 from bench.raw import one_row
+from bench.ray_nodes import ON_LOOPBACK
 from bench.sections import CONNECTIONS, REPOSITORY, SHAPE, export_models
 from bench.servers import Server, free_port, normserve, running
 from experiments.results import write_results
@@ -29,10 +30,6 @@ MODELS = {
     "post-ln-encoder": (REPOSITORY, {"x": one_row(SHAPE)}),
     "ln-mlp-digits": (Path("artifacts"), {"x": np.full((1, 64), 0.5, "f4")}),
 }
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that keeps its servers on 127.0.0.1, here too
-}
 
 Serving = AbstractContextManager[Server]
 
@@ -45,7 +42,7 @@ def workers(count: int, port: int, repository: Path) -> Serving:
 def replicas(count: int, port: int, repository: Path) -> Serving:
     """So many of deploy/ray, behind Ray's proxy."""
     command = [sys.executable, "-m", "bench.ray_server", "--port", str(port), "--replicas", str(count)]
-    environment = RAY_ENVIRONMENT | {"NORMSERVE_MODEL_REPOSITORY": str(repository.absolute())}
+    environment = ON_LOOPBACK | {"NORMSERVE_MODEL_REPOSITORY": str(repository.absolute())}
     ready = f"http://127.0.0.1:{port}/v2/health/ready"
     return running([*command, "--cores", str(available_cores())], ready, **environment)
 

@@ -20,6 +20,7 @@ import pytest
 from bench.asks import Ask, mixed
 from bench.clients import Asked, Client, alone, asking
 from bench.oip import BINARY, encoded
+from bench.ray_nodes import ON_LOOPBACK
 from bench.servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -76,18 +77,19 @@ def two_nodes() -> Iterator[Nodes]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
         config = Path(scratch) / "serve.yaml"
         config.write_text(CONFIG.read_text().replace("port: 8000", f"port: {ports[0]}"))
-        environment = os.environ | {
-            "HOME": scratch,
-            "TMPDIR": scratch,
-            "PYTHONPATH": str(ROOT),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that keeps Ray's servers on 127.0.0.1, here too
-            "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # or the head would ask its own replica alone
-            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(ports[1]),  # on two machines both would be the same
-        }
+        environment = (
+            os.environ
+            | ON_LOOPBACK
+            | {
+                "HOME": scratch,
+                "TMPDIR": scratch,
+                "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # or the head would ask its own replica alone
+                "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(ports[1]),  # on two machines both would be the same
+            }
+        )
         python, log = Path(sys.executable), (Path(scratch) / "log").open("w+")
         started = subprocess.Popen(
-            [python, ROOT / "tests/deploy/ray_nodes.py"],
+            [python, "-m", "bench.ray_nodes"],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -161,6 +163,16 @@ def test_each_node_has_a_replica_and_all_answer_with_the_bits_of_the_service_alo
     until(both_have_said)
     assert min(counts) > 0
     assert sum(counts) == total
+
+
+def test_nothing_of_the_cluster_listens_beyond_this_machine(nodes: Nodes) -> None:
+    until(lambda: [len(nodes.replicas(node)) for node in (0, 1)] == [1, 1])
+    listening = set[str]()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found = process.net_connections("tcp")
+            listening |= {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 def test_a_killed_node_costs_the_requests_that_it_had_and_its_replica_is_replaced(
