@@ -10,8 +10,8 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
-from service.provider import Provider, provider_of
 from service.cuda import NoGpuError, find_gpu
+from service.provider import Provider, provider_of
 from service.server import Server
 from service.settings import SettingError, Settings
 
