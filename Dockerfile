@@ -63,8 +63,7 @@ COPY --from=environment /opt/venv /opt/venv
 COPY --from=files /app/artifacts /app/artifacts
 COPY --from=files /app/service /app/service
 WORKDIR /app
-# onnxruntime writes a device id and a data base into the home folder, and sends them to Microsoft, unless it is told not to.
-ENV NORMSERVE_HOST=0.0.0.0 ORT_DISABLE_TELEMETRY=1
+ENV NORMSERVE_HOST=0.0.0.0
 EXPOSE 8000
 USER 10001:10001
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "service"]

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +137,15 @@ def test_an_instance_has_a_core_only_where_it_has_it_for_itself(
     monkeypatch.setattr(runtime, "usable_cores", lambda: usable)
     monkeypatch.setattr(runtime, "available_cores", lambda: available)
     assert cores_for(instances) == found
+
+
+def test_onnxruntime_sends_nothing_home_and_leaves_nothing_at_home(tmp_path: Path) -> None:
+    left = []
+    for telemetry in ({}, {"ORT_DISABLE_TELEMETRY": "0"}):
+        home = tmp_path / str(len(telemetry))
+        home.mkdir()
+        environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(Path.cwd()), **telemetry}
+        subprocess.run([sys.executable, "-c", "import service.runtime"], env=environment, check=True)
+        left.append([file.name for file in home.rglob("*") if file.is_file()])
+    assert left[0] == []
+    assert "deviceid" in left[1]  # or this test would look in the wrong place
