@@ -16,7 +16,7 @@ from bench.sections import Effort, Rounds, Say
 from bench.servers import Server, normserve
 from service.protocol import Arrays
 
-PORT = 8391
+PORT = 8396
 CONNECTIONS = 16
 ENCODER = "post-ln-encoder"
 A_CONNECTION_EACH = "binary, a connection each"

@@ -6,6 +6,7 @@ defaults are round numbers of common machines, no advice.
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,9 +146,9 @@ def measured_table(found: dict[str, Any], assumed: Assumptions) -> list[str]:
         hours = cost.cpu_seconds / assumed.busy * 1e6 / 3600
         rows.append(
             f"| `{cost.workload}` | {cost.form} | {_rounded(cost.cpu_seconds * 1e6)} us "
-            f"| {cost.loop_seconds / cost.cpu_seconds:.0%} | {_rounded(1 / cost.cpu_seconds)}/s "
-            f"| {cost.request_bytes} | {cost.answer_bytes} | {hours:.2g} |"
-            + (f" {hours * (assumed.core_hour_price or 0):.2g} |" if priced else "")
+            f"| {min(1, cost.loop_seconds / cost.cpu_seconds):.0%} | {_rounded(1 / cost.cpu_seconds)}/s "
+            f"| {cost.request_bytes} | {cost.answer_bytes} | {_rounded(hours)} |"
+            + (f" {_rounded(hours * (assumed.core_hour_price or 0))} |" if priced else "")
         )
     return rows
 
@@ -155,16 +156,17 @@ def measured_table(found: dict[str, Any], assumed: Assumptions) -> list[str]:
 def scaled_table(found: dict[str, Any], assumed: Assumptions) -> list[str]:
     """What many take."""
     rows = [
-        "| requests/s | request | form | cores | replicas | machines | Gbit/s in | out | packets/s | first to give out |",
+        "| requests/s | request | form | cores | replicas | machines | Gbit/s in | out | packets/s | what limits |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for rate in RATES:
         for cost in costs(found):
             if cost.form in WITHOUT_NEW_CONNECTIONS:
                 it = need(cost, rate, assumed)
+                into, out = map(_rounded, it.gbit)
                 rows.append(
                     f"| {_rounded(rate)} | `{cost.workload}` | {cost.form} | {_rounded(it.cores)} "
-                    f"| {_rounded(it.replicas)} | {_rounded(it.machines)} | {it.gbit[0]:.2g} | {it.gbit[1]:.2g} "
+                    f"| {_rounded(it.replicas)} | {_rounded(it.machines)} | {into} | {out} "
                     f"| {_rounded(it.packets)} | {it.limit} |"
                 )
     return rows
@@ -173,7 +175,7 @@ def scaled_table(found: dict[str, Any], assumed: Assumptions) -> list[str]:
 def accelerator_table(found: dict[str, Any], accelerator: Accelerator) -> list[str]:
     """An estimate: what an accelerator could compute, and the cores that reading and writing for it would take."""
     rows = [
-        "| request | FLOP | FLOP a byte moved | it could compute | its bus could carry | cores to feed it, binary | JSON |",
+        "| request | FLOP | FLOP a byte | it could compute | its bus could carry | cores to feed it, binary | JSON |",
         "|---|---|---|---|---|---|---|",
     ]
     loops = {(cost.workload, cost.form): cost.loop_seconds for cost in costs(found)}
@@ -183,19 +185,18 @@ def accelerator_table(found: dict[str, Any], accelerator: Accelerator) -> list[s
         carried = accelerator.believed * accelerator.bus_bytes_per_second / moved
         rate = min(computed, carried)
         fed = [_rounded(rate * loops[workload, form]) for form in WITHOUT_NEW_CONNECTIONS]
-        rows.append(
-            f"| `{workload}` | {_rounded(work)} | {work / moved:.2g} | {_rounded(computed)}/s | {_rounded(carried)}/s "
-            f"| {fed[0]} | {fed[1]} |"
-        )
+        figures = [_rounded(work), _rounded(work / moved), f"{_rounded(computed)}/s", f"{_rounded(carried)}/s", *fed]
+        rows.append(f"| `{workload}` | {' | '.join(figures)} |")
     return rows
 
 
 def new_connection(found: dict[str, Any]) -> str:
     """What a connection of its own adds to a request."""
     by_form = {(cost.workload, cost.form): cost.cpu_seconds for cost in costs(found)}
-    parts = [
+    parts = [  # beside what an encoder computes it is lost in the noise
         f"`{workload}` {_rounded((by_form[workload, A_CONNECTION_EACH] - by_form[workload, 'binary']) * 1e6)} us"
         for workload in found["costs"]
+        if workload != ENCODER
     ]
     return f"A new connection for each request adds, in processor time of the service: {', '.join(parts)}."
 
@@ -205,15 +206,16 @@ def markdown(found: dict[str, Any], assumed: Assumptions, accelerator: Accelerat
     machine, config = found["machine"], found["config"]
     about = (
         f"Measured {found['date']}: {machine['processor']}, {machine['cores']} cores, which the load generator shares; "
-        f"{CONNECTIONS} connections, one worker, medians of {config['rounds']} rounds of {config['seconds']:g} s."
+        f"{CONNECTIONS} connections, one worker, medians of {config['rounds']} rounds of {config['seconds']:g} s. "
+        f"Load average of the machine when it began: {config['load_average']:.1f}."
     )
     supposed = (
         f"Assumed: cores busy {assumed.busy:.0%} of the time, replicas of {assumed.replica_cores} cores, machines of "
         f"{assumed.machine_cores} cores for pods and {assumed.machine_gbit:g} Gbit/s each way, as busy as the cores."
     )
     believed = (
-        f"Estimated, not measured: {accelerator.believed:.0%} of {accelerator.fp32_flops / 1e12:g} TFLOP/s (fp32) and of "
-        f"{accelerator.bus_bytes_per_second / 1e9:g} GB/s each way (PCIe 5 x16), as the data sheet of an H100 has them."
+        f"Estimated, not measured: {accelerator.believed:.0%} of {accelerator.fp32_flops / 1e12:g} TFLOP/s (fp32) and "
+        f"of {accelerator.bus_bytes_per_second / 1e9:g} GB/s each way (PCIe 5 x16), an H100's by its data sheet."
     )
     blocks = [
         [about],
@@ -231,9 +233,9 @@ def _rounded(number: float) -> str:
     """To two digits, with thousands apart: no more is known."""
     if number == 0:
         return "0"
-    digits = max(0, 1 - math.floor(math.log10(abs(number))))
-    rounded = round(number, 1 - math.floor(math.log10(abs(number))))
-    return f"{rounded:,.{min(digits, 2)}f}".replace(",", " ")
+    after_the_point = 1 - math.floor(math.log10(abs(number)))
+    rounded = round(number, after_the_point)
+    return f"{rounded:,.{max(0, after_the_point) if rounded % 1 else 0}f}".replace(",", " ")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -268,10 +270,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def remeasure(effort: Effort, console: Console) -> None:
     """Write bench/results/scale.json."""
+    load = os.getloadavg()[0]  # others that compute meanwhile make each request dearer, by the caches they share
     with console.status("measuring") as status:
         found = measure(effort, lambda text: status.update(text))
-    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "config": {"rounds": effort.rounds, "seconds": effort.seconds}}
-    write_results("scale", {**about, "costs": found}, RESULTS)
+    config = {"rounds": effort.rounds, "seconds": effort.seconds, "load_average": load}
+    write_results("scale", {"date": f"{datetime.now(UTC):%Y-%m-%d}", "config": config, "costs": found}, RESULTS)
 
 
 if __name__ == "__main__":

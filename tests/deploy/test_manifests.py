@@ -167,7 +167,7 @@ def test_a_pod_has_whole_cores_and_no_more_than_it_asks_for(way: str) -> None:
     assert resources["limits"]["cpu"].isdecimal()  # of a fraction the service would make one thread too many
 
 
-@pytest.mark.parametrize("page", ["docs/kubernetes.md", "docs/scale.md"])
+@pytest.mark.parametrize("page", ["docs/kubernetes.md"])
 def test_what_a_page_names_of_deploy_is_there(page: str) -> None:
     named = set(re.findall(r"\bdeploy/[\w./-]*\w", (ROOT / page).read_text()))
     assert named
