@@ -201,7 +201,22 @@ def new_connection(found: dict[str, Any]) -> str:
     return f"A new connection for each request adds, in processor time of the service: {', '.join(parts)}."
 
 
-def markdown(found: dict[str, Any], assumed: Assumptions, accelerator: Accelerator) -> str:
+def elsewhere(http: dict[str, Any]) -> str:
+    """What ``make bench`` found of the same requests, mostly on another day and machine: so far do figures carry."""
+    by_form = {
+        form: np.median([each[name]["cpu_seconds"] for each in http["throughput"][ENCODER]])
+        for form, name in (("binary", "binary"), ("JSON", "JSON, flat"))
+    }
+    # Its event loop has nothing to wait for, so one request takes what there is of them in a second.
+    row = np.median([each["x, weight, bias, 16 connections"]["requests_per_second"] for each in http["one_row"]])
+    said = f"`{ENCODER}` " + ", ".join(f"{form} {_rounded(cost * 1e6)} us" for form, cost in by_form.items())
+    machine = http["machine"]["processor"]
+    return (
+        f"By bench/results/http.json ({http['date']}, {machine}): {said}; `layer_norm` binary {_rounded(1e6 / row)} us."
+    )
+
+
+def markdown(found: dict[str, Any], http: dict[str, Any], assumed: Assumptions, accelerator: Accelerator) -> str:
     """Everything, as the page has it."""
     machine, config = found["machine"], found["config"]
     about = (
@@ -220,6 +235,7 @@ def markdown(found: dict[str, Any], assumed: Assumptions, accelerator: Accelerat
     blocks = [
         [about],
         measured_table(found, assumed),
+        [elsewhere(http)],
         [new_connection(found)],
         [supposed],
         scaled_table(found, assumed),
@@ -258,13 +274,13 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     if options.measure:
         remeasure(Effort(options.rounds, options.seconds), console)
-    found = read_results("scale", RESULTS)
+    found, http = read_results("scale", RESULTS), read_results("http", RESULTS)
     if not found:
         console.print("nothing has been measured yet: python -m bench.scale --measure")
         return 1
     if options.measure or options.write:
-        write_between_marks(PAGE, markdown(found, standard, Accelerator()))
-    console.print(markdown(found, assumed, Accelerator()), markup=False)
+        write_between_marks(PAGE, markdown(found, http, standard, Accelerator()))
+    console.print(markdown(found, http, assumed, Accelerator()), markup=False)
     return 0
 
 

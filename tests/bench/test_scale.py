@@ -36,14 +36,14 @@ from models.transformer import Encoder, TransformerConfig
 from tests.http.sockets import connected, request
 
 ROOT = Path(__file__).parents[2]
-FOUND = read_results("scale", ROOT / "bench" / "results")
+FOUND, HTTP = (read_results(name, ROOT / "bench" / "results") for name in ("scale", "http"))
 ASSUMED = Assumptions(busy=0.5, replica_cores=2, machine_cores=10, machine_gbit=1)
 COMPUTES = Cost("x", "binary", cpu_seconds=1e-3, loop_seconds=1e-4, request_bytes=1000, answer_bytes=100)
 
 
 def test_the_tables_of_the_page_are_the_scripts() -> None:
     written = (ROOT / PAGE).read_text().partition(BEGIN)[2].partition(END)[0]
-    assert written.strip() == markdown(FOUND, Assumptions(), Accelerator())
+    assert written.strip() == markdown(FOUND, HTTP, Assumptions(), Accelerator()), "python -m bench.scale --write"
 
 
 def test_cores_replicas_and_machines_follow_from_the_cost_of_a_request() -> None:
