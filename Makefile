@@ -96,14 +96,11 @@ clean:
 # Programs that are no Python packages: only as root, and only where there is apt. Without them what needs them says so.
 # Prometheus is unpacked, not installed: its package would start a service.
 .venv/debian-installed: Makefile | .venv/bin/python
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v wrk && command -v prometheus; } >/dev/null; then \
-		echo 'installing wrk, unpacking prometheus'; apt-get -qq update && apt-get -qq install --yes --no-install-recommends wrk >/dev/null && \
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		! { command -v wrk && command -v kubectl && { command -v prometheus || test -d .venv/debian; }; } >/dev/null; then \
+		echo 'installing wrk and kubectl, unpacking prometheus'; apt-get -qq update && \
+		apt-get -qq install --yes --no-install-recommends wrk kubernetes-client >/dev/null && \
 		mkdir -p .venv/debian && cd .venv/debian && apt-get -qq download prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; fi
-.venv/debian-installed: | .venv/bin/python
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v wrk >/dev/null; then \
-		echo 'installing wrk'; apt-get -qq update && apt-get -qq install --yes --no-install-recommends wrk >/dev/null; fi
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v kubectl >/dev/null; then \
-		echo 'installing kubectl'; apt-get -qq update && apt-get -qq install --yes --no-install-recommends kubernetes-client >/dev/null; fi
 	touch $@
 
 .venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python
