@@ -16,6 +16,7 @@ from service.cors import Cors
 from service.handlers import add_error_handlers
 from service.infer import INFER_PATHS, Infer, leads_to_infer
 from service.lifecycle import Lifecycle
+from service.memory import bound_arenas
 from service.metrics import Metrics
 from service.model_control import ModelControl
 from service.op_routes import op_router
@@ -51,6 +52,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     One of several workers loads them first: it shares its port with others, and must take none of the requests that
     those could answer.
     """
+    bound_arenas()
     control: ModelControl = app.state.control
     app.state.repository.scan()
     loading = asyncio.create_task(control.start())
