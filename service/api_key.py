@@ -13,7 +13,7 @@ _HOW = "send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
 
 def open_paths(*, metrics_without_key: bool) -> frozenset[str]:
-    """The paths that need no key."""
+    """The paths of the API that need no key; those of the page at ``/`` come on top (``home.py``)."""
     return HEALTH_PATHS | {METRICS_PATH} if metrics_without_key else HEALTH_PATHS
 
 

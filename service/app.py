@@ -14,6 +14,7 @@ from service.api_key import ApiKey, open_paths
 from service.bodies import Bodies
 from service.cors import Cors
 from service.handlers import add_error_handlers
+from service.home import home_routes, web_files
 from service.infer import INFER_PATHS, Infer, leads_to_infer
 from service.lifecycle import Lifecycle
 from service.memory import bound_arenas
@@ -99,7 +100,9 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
     app.include_router(router)
     app.include_router(op_router())
     add_docs(app)
-    without_key = open_paths(metrics_without_key=settings.metrics_without_key)
+    home = web_files()
+    app.router.routes.extend(home_routes(home))
+    without_key = open_paths(metrics_without_key=settings.metrics_without_key) | {file.path for file in home}
     api_key = None if settings.api_key is None else ApiKey(settings.api_key, without_key)
     use_own_openapi(app, INFER_PATHS, without_key=None if api_key is None else without_key)
     add_error_handlers(app)

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from service.bodies import UNCOUNTED_BYTES
 from service.body import read_body
@@ -271,9 +271,3 @@ async def model_certificate(repository: Repository, name: str, version: str | No
 async def prometheus_metrics(request: Request) -> Response:
     """Counters and histograms for Prometheus."""
     return Response(_metrics(request).render(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-async def home() -> Response:
-    """A browser that opens the address lands on the documentation."""
-    return RedirectResponse("docs")

@@ -52,6 +52,7 @@ SERVICE_LAYERS = [
         "cors",
         "log",
         "page",
+        "home",
     },
     {
         "artifact",
