@@ -11,7 +11,7 @@ const CLAIMS = {
   thread_invariant: "No number of threads changes an answer",
   metric_preserved: "The held-out metric is the trained one",
 };
-const CHECKED = { start: "measured on this machine, at start", export: "measured at export" };
+const CHECKED = { start: "Measured on this machine, at start", export: "Measured at export" };
 
 /** The certificate's element. */
 export function certificateView({ claims }) {
@@ -37,7 +37,7 @@ function headline(figures) {
     const [compared, differ] = [figures[`${things}_compared`], figures[`mismatching_${things}`]];
     if (compared !== undefined) words.push(`${measured(differ)} of ${measured(compared)} ${things} differ`);
   }
-  if (figures.max_abs !== undefined) words.push(`by at most ${measured(figures.max_abs)}`);
+  if (figures.max_abs) words.push(`largest difference ${measured(figures.max_abs)}`); // none where no row differs
   for (const [name, value] of Object.entries(figures)) {
     if (value === null || typeof value !== "object") continue;
     const [torch, served] = ["", "_median", "_max"]

@@ -3,7 +3,7 @@
 import { element } from "./element.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, TOP] = [300, 90, 6];
+const [WIDTH, HEIGHT, TOP] = [300, 90, 6]; // of the picture's own units; the last: what is above the highest point
 const KEPT = 60; // points
 
 function drawn(name, attributes) {
@@ -31,8 +31,9 @@ export class Chart {
     }
     this.#lines = lines.map((name, number) => {
       const line = drawn("path", { class: number === 0 ? "line" : "line second" });
-      this.#picture.append(line);
-      return { name, line };
+      const points = drawn("path", { class: number === 0 ? "points" : "points second" });
+      this.#picture.append(line, points);
+      return { name, line, points };
     });
     const names = lines.length < 2 ? [] : lines.map((name, number) => element("span", { class: number === 0 ? "line-name" : "line-name second" }, name));
     this.element = element(
@@ -42,7 +43,6 @@ export class Chart {
       this.#now,
       element("div", { class: "plot" }, this.#top, this.#picture),
     );
-    this.add(lines.map(() => null));
     this.clear();
   }
 
@@ -60,8 +60,10 @@ export class Chart {
   #draw() {
     const highest = ceiling(Math.max(0, ...this.#points.flat().map((value) => value ?? 0)));
     this.#top.textContent = highest === 0 ? "" : this.#format(highest);
-    this.#lines.forEach(({ line }, number) => {
-      line.setAttribute("d", path(this.#points.map((values) => values[number]), highest || 1));
+    this.#lines.forEach(({ line, points }, number) => {
+      const places = placed(this.#points.map((values) => values[number]), highest || 1);
+      line.setAttribute("d", places.map((place, at) => place && `${places[at - 1] ? "L" : "M"}${place}`).join(""));
+      points.setAttribute("d", places.map((place) => place && `M${place}h.01`).join(""));
     });
     const last = this.#points.at(-1) ?? [];
     const said = this.#lines.map(({ name }, number) => {
@@ -73,22 +75,13 @@ export class Chart {
   }
 }
 
-function path(values, highest) {
-  let isDown = false;
-  return values
-    .map((value, at) => {
-      if (value === null) {
-        isDown = false;
-        return "";
-      }
-      const x = ((KEPT - values.length + at) / (KEPT - 1)) * WIDTH;
-      const y = HEIGHT - 1 - (value / highest) * (HEIGHT - 1 - TOP);
-      // A point alone is a short line of its own.
-      const step = `${isDown ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}${isDown ? "" : "h.1"}`;
-      isDown = true;
-      return step;
-    })
-    .join("");
+/** Where each value is, as "x y"; "" where there is none. */
+function placed(values, highest) {
+  return values.map((value, at) => {
+    if (value === null) return "";
+    const x = ((KEPT - values.length + at) / (KEPT - 1)) * WIDTH;
+    return `${x.toFixed(1)} ${(HEIGHT - 1 - (value / highest) * (HEIGHT - 1 - TOP)).toFixed(1)}`;
+  });
 }
 
 /** 1, 2 or 5 times a power of ten, at least so much. */

@@ -25,6 +25,7 @@ export async function startModels() {
         const view = await modelView(entry);
         if (asked !== pathOf(entry)) return; // another has been asked for meanwhile
         byId("model").replaceChildren(...view);
+        if (path && byId("model").getBoundingClientRect().top > innerHeight / 2) byId("model").scrollIntoView();
         byId("models-status").textContent = `${entry.name}: ${view[1].textContent}`;
         showError(byId("models-error"), null);
       } catch (error) {
@@ -84,7 +85,7 @@ function metric(figures) {
 /** A model's configuration; an operation's parameters, which are objects. */
 function parameters(config) {
   return Object.entries(config)
-    .map(([name, value]) => `${name.replace(/_/g, " ")} ${typeof value === "object" && !Array.isArray(value) ? (value.default ?? "") : value}`)
+    .map(([name, value]) => `${name} ${typeof value === "object" && !Array.isArray(value) ? (value.default ?? "") : value}`)
     .join(" · ");
 }
 

@@ -11,6 +11,13 @@ export function short(number) {
   return withMinus(number.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0));
 }
 
+/** How all numbers of a picture are written, the furthest from 0 among them given: with equally many decimals. */
+export function likewise(furthest) {
+  if (furthest < 1e-2 || furthest >= 1e5) return (number) => (number === 0 ? "0" : withMinus(number.toExponential(1)));
+  const decimals = furthest < 10 ? 2 : furthest < 100 ? 1 : 0;
+  return (number) => withMinus((number === 0 ? 0 : number).toFixed(decimals)).replace(/^−(0\.?0*)$/, "$1");
+}
+
 /** A measured number: whole ones in full, others with four significant figures. */
 export function measured(number) {
   if (Number.isInteger(number)) return number.toLocaleString("en").replace(/,/g, " ");

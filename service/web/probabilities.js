@@ -36,7 +36,7 @@ export class ProbabilityCard {
       if (entry.said) label.setAttribute("aria-label", entry.said);
       share.textContent = percent(entry.share);
       bar.style.setProperty("--share", entry.share);
-      label.parentElement.classList.toggle("top", entry === highest);
+      label.parentElement.classList.toggle("likeliest", entry === highest);
     });
   }
 
