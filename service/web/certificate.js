@@ -40,10 +40,12 @@ function headline(figures) {
   if (figures.max_abs) words.push(`largest difference ${measured(figures.max_abs)}`); // none where no row differs
   for (const [name, value] of Object.entries(figures)) {
     if (value === null || typeof value !== "object") continue;
-    const [torch, served] = ["", "_median", "_max"]
-      .map((kind) => [value[`torch${kind}`], value[`served${kind}`]])
-      .find((pair) => pair.every((each) => each !== undefined)) ?? [];
-    if (torch !== undefined) words.push(`${name.replace(/_/g, " ")}: torch ${measured(torch)}, served ${measured(served)}`);
+    const [torch, served] =
+      ["", "_median", "_max"]
+        .map((kind) => [value[`torch${kind}`], value[`served${kind}`]])
+        .find((pair) => pair.every((each) => each !== undefined)) ?? [];
+    if (torch !== undefined)
+      words.push(`${name.replace(/_/g, " ")}: torch ${measured(torch)}, served ${measured(served)}`);
   }
   return words.slice(0, 3).join("; ");
 }

@@ -35,7 +35,12 @@ export class Chart {
       this.#picture.append(line, points);
       return { name, line, points };
     });
-    const names = lines.length < 2 ? [] : lines.map((name, number) => element("span", { class: number === 0 ? "line-name" : "line-name second" }, name));
+    const names =
+      lines.length < 2
+        ? []
+        : lines.map((name, number) =>
+            element("span", { class: number === 0 ? "line-name" : "line-name second" }, name),
+          );
     this.element = element(
       "figure",
       { class: "chart" },
@@ -61,7 +66,10 @@ export class Chart {
     const highest = ceiling(Math.max(0, ...this.#points.flat().map((value) => value ?? 0)));
     this.#top.textContent = highest === 0 ? "" : this.#format(highest);
     this.#lines.forEach(({ line, points }, number) => {
-      const places = placed(this.#points.map((values) => values[number]), highest || 1);
+      const places = placed(
+        this.#points.map((values) => values[number]),
+        highest || 1,
+      );
       line.setAttribute("d", places.map((place, at) => place && `${places[at - 1] ? "L" : "M"}${place}`).join(""));
       points.setAttribute("d", places.map((place) => place && `M${place}h.01`).join(""));
     });

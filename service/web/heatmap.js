@@ -15,7 +15,11 @@ export function heatmap(rows, { caption, moved = null } = {}) {
     "table",
     { class: numbers.length > 10 ? "heat dense" : "heat" },
     element("caption", { class: "unseen" }, caption),
-    element("thead", {}, element("tr", {}, element("td"), ...numbers.map((n) => element("th", { scope: "col" }, String(n))))),
+    element(
+      "thead",
+      {},
+      element("tr", {}, element("td"), ...numbers.map((n) => element("th", { scope: "col" }, String(n)))),
+    ),
     element("tbody", {}, ...rows.map((row, r) => line(row, r, furthest, written, moved?.[r]))),
   );
   return [

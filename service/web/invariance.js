@@ -47,7 +47,9 @@ async function run(model) {
   const layerResult = await layer.run(count, new TrialView(byId("ln-trial")));
   const batchResult = await batch.run(count, new TrialView(byId("bn-trial")), 1);
   new TrialView(byId("ln-trial")).note(layerResult.bytes);
-  new TrialView(byId("bn-trial")).note(`${batchResult.bytes} A batch of one has no variance: compared with the answer beside one other row.`);
+  new TrialView(byId("bn-trial")).note(
+    `${batchResult.bytes} A batch of one has no variance: compared with the answer beside one other row.`,
+  );
   byId("invariance-status").textContent =
     `${model.name}: ${result.said}. layer_norm: ${layerResult.said}. batch_norm in training: ${batchResult.said}.`;
 }
@@ -82,7 +84,9 @@ class Trial {
       }),
     );
     view.end(equal, count);
-    const shown = Array.from(reference.subarray(0, BYTES_SHOWN), (byte) => byte.toString(16).padStart(2, "0")).join(" ");
+    const shown = Array.from(reference.subarray(0, BYTES_SHOWN), (byte) => byte.toString(16).padStart(2, "0")).join(
+      " ",
+    );
     return { said: `${equal} of ${count} equal`, bytes: `${reference.length} bytes: ${shown} …` };
   }
 
@@ -124,7 +128,11 @@ class TrialView {
   }
 
   wait() {
-    this.place.replaceChildren(element("p", { class: "count" }, "not sent yet"), element("div", { class: "squares" }), note("\u00a0"));
+    this.place.replaceChildren(
+      element("p", { class: "count" }, "not sent yet"),
+      element("div", { class: "squares" }),
+      note("\u00a0"),
+    );
   }
 
   begin(count) {

@@ -12,8 +12,8 @@ const REQUESTS = 200;
 
 const CHARTS = [
   { title: "Requests a second", lines: ["all"], format: measured, of: (now) => [now.rate("normserve_requests_total")] },
-  { title: "Latency", lines: ["median", "99th percentile"], format: duration, of: (now) => quantiles(now, "request") },
-  { title: "Wait for an instance", lines: ["median", "99th percentile"], format: duration, of: (now) => quantiles(now, "queue") },
+  { title: "Latency", lines: ["median", "p99"], format: duration, of: (now) => quantiles(now, "request") },
+  { title: "Wait for an instance", lines: ["median", "p99"], format: duration, of: (now) => quantiles(now, "queue") },
   { title: "Rows in a batch", lines: ["mean"], format: measured, of: (now) => [now.mean("normserve_batch_rows")] },
 ];
 
@@ -71,7 +71,8 @@ class Poll {
   /** Begin, or end, as it is to be now. */
   go() {
     clearTimeout(this.#timer);
-    if (!this.#isShown || this.#isPaused || document.hidden) this.#before = null; // a rate over the pause says nothing
+    if (!this.#isShown || this.#isPaused || document.hidden)
+      this.#before = null; // a rate over the pause says nothing
     else this.#timer = setTimeout(() => this.#read(), 0);
   }
 

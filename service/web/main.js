@@ -12,7 +12,10 @@ import { startText } from "./text.js";
 
 /** By name: what starts each part of it, and where it says what went wrong. The first is shown at first. */
 const PANELS = {
-  try: [[startDigits, "digits-error"], [startText, "text-error"]],
+  try: [
+    [startDigits, "digits-error"],
+    [startText, "text-error"],
+  ],
   normalise: [[startNormalise, "normalise-error"]],
   invariance: [[startInvariance, "invariance-error"]],
   models: [[startModels, "models-error"]],

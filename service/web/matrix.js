@@ -11,7 +11,9 @@ export function parseMatrix(text) {
   if (rows.length === 0) throw new Error("The matrix has no number in it.");
   const odd = rows.findIndex((row) => row.length !== rows[0].length);
   if (odd !== -1) {
-    throw new Error(`Row ${odd + 1} has ${rows[odd].length} numbers, row 1 has ${rows[0].length}: they must be as many.`);
+    throw new Error(
+      `Row ${odd + 1} has ${rows[odd].length} numbers, row 1 has ${rows[0].length}: they must be as many.`,
+    );
   }
   if (rows.length > MOST || rows[0].length > MOST) {
     throw new Error(`The matrix is ${rows.length} by ${rows[0].length}, at most ${MOST} by ${MOST} are shown here.`);
@@ -20,7 +22,10 @@ export function parseMatrix(text) {
 }
 
 function numbersOf(line, number) {
-  const words = line.replace(/[[\](){}]/g, " ").split(/[\s,;]+/).filter(Boolean);
+  const words = line
+    .replace(/[[\](){}]/g, " ")
+    .split(/[\s,;]+/)
+    .filter(Boolean);
   return words.map((word) => {
     const value = Number(word.replace("−", "-"));
     if (!Number.isFinite(value)) throw new Error(`Line ${number}: “${word}” is no number.`);

@@ -69,7 +69,11 @@ async function modelView(entry) {
   return [
     title,
     element("p", { class: broken ? "verdict fails" : "verdict holds" }, kept),
-    element("dl", { class: "facts" }, ...facts.filter(([, fact]) => fact).flatMap(([name, fact]) => [element("dt", {}, name), element("dd", {}, fact)])),
+    element(
+      "dl",
+      { class: "facts" },
+      ...facts.filter(([, fact]) => fact).flatMap(([name, fact]) => [element("dt", {}, name), element("dd", {}, fact)]),
+    ),
     element("h4", { class: "label" }, "Inputs and outputs"),
     tensors(metadata, config),
     element("h4", { class: "label" }, "Certificate"),
@@ -85,7 +89,10 @@ function metric(figures) {
 /** A model's configuration; an operation's parameters, which are objects. */
 function parameters(config) {
   return Object.entries(config)
-    .map(([name, value]) => `${name} ${typeof value === "object" && !Array.isArray(value) ? (value.default ?? "") : value}`)
+    .map(
+      ([name, value]) =>
+        `${name} ${typeof value === "object" && !Array.isArray(value) ? (value.default ?? "") : value}`,
+    )
     .join(" · ");
 }
 
@@ -93,13 +100,28 @@ function tensors({ inputs, outputs }, config) {
   const told = Object.fromEntries(config.input.map((input) => [input.name, input]));
   const row = (kind, { name, datatype, shape, optional, on_request: onRequest }) => {
     const notes = [told[name]?.meaning, told[name]?.scale, optional && "optional", onRequest && "on request"];
-    const cells = [element("code", {}, name), datatype, `[${shape.join(", ").replace(/-/g, "−")}]`, notes.filter(Boolean).join("; ")];
+    const cells = [
+      element("code", {}, name),
+      datatype,
+      `[${shape.join(", ").replace(/-/g, "−")}]`,
+      notes.filter(Boolean).join("; "),
+    ];
     return element("tr", {}, element("th", { scope: "row" }, kind), ...cells.map((cell) => element("td", {}, cell)));
   };
   const table = element(
     "table",
     { class: "tensors" },
-    element("thead", {}, element("tr", {}, ...["", "name", "datatype", "shape", "notes"].map((name) => (name ? element("th", { scope: "col" }, name) : element("td"))))),
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        ...["", "name", "datatype", "shape", "notes"].map((name) =>
+          name ? element("th", { scope: "col" }, name) : element("td"),
+        ),
+      ),
+    ),
     element("tbody", {}, ...inputs.map((each) => row("input", each)), ...outputs.map((each) => row("output", each))),
   );
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Inputs and outputs" }, table);

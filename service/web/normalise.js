@@ -18,9 +18,19 @@ const EXAMPLE = `1 2 3 4 5 6
 const LAYOUTS = {
   layer_norm: { note: "A row's own mean and variance: each row is normalised by itself.", of: "row" },
   rms_norm: { note: "A row's own mean square; the mean is not subtracted.", of: "row" },
-  group_norm: { note: "Rows are examples, columns are channels: a row's groups have a mean and a variance each.", of: "group" },
-  instance_norm: { note: "The matrix is one example: rows are its channels, columns positions.", of: "row", isImage: true },
-  batch_norm: { note: "In training mode, by the batch: each column has a mean and a variance over all rows.", of: "column" },
+  group_norm: {
+    note: "Rows are examples, columns are channels: a row's groups have a mean and a variance each.",
+    of: "group",
+  },
+  instance_norm: {
+    note: "The matrix is one example: rows are its channels, columns positions.",
+    of: "row",
+    isImage: true,
+  },
+  batch_norm: {
+    note: "In training mode, by the batch: each column has a mean and a variance over all rows.",
+    of: "column",
+  },
 };
 
 /** Show the panel. */
@@ -55,7 +65,10 @@ async function show(operations) {
   tell("change", short(slider("change")));
   const x = parseMatrix(byId("matrix").value).map((row) => row.map((value) => value * scale + mean));
   offer("groups", divisors(x[0].length));
-  offer("changed-row", x.map((_, row) => row + 1));
+  offer(
+    "changed-row",
+    x.map((_, row) => row + 1),
+  );
   const operation = operations.find(({ name }) => name === byId("op").value);
   byId("groups-field").hidden = operation.name !== "group_norm";
   byId("formula").textContent = operation.formula;
@@ -97,7 +110,10 @@ async function normalised(name, x, eps) {
   const [means, deviations] = [answer.mean, answer.inv_std].map((stats) => stats.flat(Infinity));
   const perRow = means.length / x.length;
   const statistics = means.map((mean, at) => ({
-    name: layout.of === "group" ? `row ${1 + Math.floor(at / perRow)}, group ${1 + (at % perRow)}` : `${layout.of} ${at + 1}`,
+    name:
+      layout.of === "group"
+        ? `row ${1 + Math.floor(at / perRow)}, group ${1 + (at % perRow)}`
+        : `${layout.of} ${at + 1}`,
     mean,
     variance: varianceOf(deviations[at], eps),
   }));
@@ -121,7 +137,13 @@ function table(operation, statistics) {
       "tbody",
       {},
       ...statistics.map(({ name, mean, variance }) =>
-        element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, measured(mean)), element("td", {}, measured(variance))),
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, name),
+          element("td", {}, measured(mean)),
+          element("td", {}, measured(variance)),
+        ),
       ),
     ),
   );
@@ -132,7 +154,10 @@ async function change(x, eps) {
   const row = slider("changed-row") - 1;
   const after = x.map((values, r) => (r === row ? [values[0] + slider("change"), ...values.slice(1)] : values));
   const said = [];
-  for (const [prefix, name] of [["ln", "layer_norm"], ["bn", "batch_norm"]]) {
+  for (const [prefix, name] of [
+    ["ln", "layer_norm"],
+    ["bn", "batch_norm"],
+  ]) {
     const [before, now] = await Promise.all([normalised(name, x, eps), normalised(name, after, eps)]);
     const moved = now.y.map((values, r) => values.map((value, column) => value !== before.y[r][column]));
     const others = moved.filter((cells, r) => r !== row && cells.some(Boolean)).length;

@@ -83,7 +83,11 @@ class Answering {
 
 const said = (character) => SIGNS[character]?.[1] ?? character;
 
-const entry = (character, share) => ({ label: SIGNS[character]?.[0] ?? character, said: `go on with ${said(character)}`, share });
+const entry = (character, share) => ({
+  label: SIGNS[character]?.[0] ?? character,
+  said: `go on with ${said(character)}`,
+  share,
+});
 
 /** The text's end, as positions in the alphabet. Throws where a character has none, or there is no text. */
 function idsOf(text, { alphabet, input }) {
