@@ -60,11 +60,21 @@ export async function infer(model, input, output, parameters = {}) {
   const response = await ask(`v2/models/${model}/infer`, {
     method: "POST",
     headers: { "Content-Type": "application/octet-stream", [HEADER_LENGTH]: header.length },
-    body: new Blob([header, data]),
+    body: joined(header, new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
   });
   const body = await response.arrayBuffer();
   const length = Number(response.headers.get(HEADER_LENGTH));
   const answered = JSON.parse(new TextDecoder().decode(body.slice(0, length))).outputs[0];
   const bytes = body.slice(length); // a copy, which begins where a typed array may
   return { shape: answered.shape, data: new ARRAYS[answered.datatype](bytes), bytes: new Uint8Array(bytes) };
+}
+
+function joined(...parts) {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let end = 0;
+  for (const part of parts) {
+    all.set(part, end);
+    end += part.length;
+  }
+  return all;
 }
