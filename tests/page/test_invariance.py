@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from playwright.sync_api import APIResponse, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from service.protocol import HEADER_LENGTH
 
@@ -37,12 +37,14 @@ def test_every_answer_of_a_model_equals_the_lone_one_and_those_of_batch_norm_in_
 def test_other_bits_would_be_seen(visit: Visit) -> None:
     """The last answer has other lowest bits on its way to the browser."""
     page = visit("invariance", size="phone", scheme="dark")
-    answered = list[APIResponse]()
+    asked = list[Route]()
 
     def change_the_last(route: Route) -> None:
-        answered.append(response := route.fetch())
+        asked.append(route)
+        is_last = len(asked) == 1 + 6
+        response = route.fetch()
         body = bytearray(response.body())
-        if len(answered) == 1 + 6:
+        if is_last:
             for at in range(int(response.headers[HEADER_LENGTH.lower()]), len(body), 4):
                 body[at] ^= 1
         route.fulfill(response=response, body=bytes(body))
