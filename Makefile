@@ -3,6 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
 .PHONY: help serve test format export experiments bench bench-peers load soak image up clean
+.PHONY: help serve test format export experiments bench bench-peers load soak page-figures clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -16,6 +17,7 @@ help:
 	@echo 'make soak         the trials of tests/soak at full length; writes docs/soak.md (an hour and a half, going on where it was interrupted)'
 	@echo 'make image        build the image normserve (RUNTIME=gpu: normserve-gpu, with CUDA)'
 	@echo 'make up           the same, and serve from it on http://127.0.0.1:8000 (PORT= changes it)'
+	@echo 'make page-figures take the pictures of the page at / anew (docs/figures/page-*.png), with Chromium'
 	@echo 'make clean        remove what was built'
 
 serve: .venv/service-installed
@@ -46,6 +48,9 @@ bench-peers: .venv/everything-installed .venv/debian-installed
 
 soak: .venv/everything-installed .venv/debian-installed
 	.venv/bin/python -m bench.trials
+
+page-figures: .venv/everything-installed .venv/debian-installed
+	.venv/bin/python -m tests.page.figures
 
 # Set here and not with ?=, so that a MODEL or a URL of the environment, meant for something else, is not loaded.
 load: URL = http://127.0.0.1:8000
@@ -101,6 +106,10 @@ clean:
 		echo 'installing wrk and kubectl, unpacking prometheus'; apt-get -qq update && \
 		apt-get -qq install --yes --no-install-recommends wrk kubernetes-client >/dev/null && \
 		mkdir -p .venv/debian && cd .venv/debian && apt-get -qq download prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; fi
+.venv/debian-installed: | .venv/bin/python
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v wrk && command -v chromium; } >/dev/null; then \
+		echo 'installing wrk and chromium'; apt-get -qq update && \
+		apt-get -qq install --yes --no-install-recommends wrk chromium >/dev/null; fi
 	touch $@
 
 .venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python

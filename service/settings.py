@@ -137,7 +137,8 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None,
         description="Who asks must show it, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; else we answer 401. "
-        "/v2/health stays open. Better set by the variable than by the flag, which every user of the machine can read.",
+        "/v2/health and the page at / stay open. Better set by the variable than by the flag, which every user of the "
+        "machine can read.",
     )
     metrics_without_key: bool = Field(
         False, description="With an API key: /metrics is open all the same, with the names of all models."

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from service.home import web_files
 from service.openapi import DIGIT
 
 ROOT = Path(__file__).parents[2]
@@ -37,12 +38,24 @@ def every_request(address: str, headers: dict[str, str]) -> Iterator[tuple[str, 
     """One of each operation of the OpenAPI document, of the pages and of paths that are none."""
     document = httpx.get(f"{address}/openapi.json", headers=RIGHT).json()
     asked = [(method.upper(), path) for path, operations in document["paths"].items() for method in operations]
-    pages = ("/", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css", "/redoc", "/nothing", "/v2/")
+    pages = ("/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css", "/redoc", "/nothing", "/v2/")
     asked += [("GET", page) for page in pages] + [("OPTIONS", INFER), ("PUT", INFER), ("GET", "/v2/health/nothing")]
     with httpx.Client(base_url=address, headers=headers) as client:
         for method, path in asked:
             filled = path.replace("{name}", "ln-mlp-digits").replace("{version}", "1")
             yield method, path, client.request(method, filled, json=BODY if method == "POST" else None)
+
+
+def test_the_page_that_takes_a_key_needs_none_itself(locked: str) -> None:
+    """Its files are those of the repository, whatever is served and to whom."""
+    for file in web_files():
+        answer = httpx.get(locked + file.path)
+        assert (answer.status_code, answer.content) == (200, file.content)
+    for path in ("/web", "/web/", "/web/nothing.js", "/index.html", "//", "/web/../metrics"):
+        with httpx.Client() as client:
+            request = client.build_request("GET", locked)
+            request.url = request.url.copy_with(raw_path=path.encode())
+            assert client.send(request).status_code == 401, path
 
 
 def test_without_the_key_nothing_but_health_answers(locked: str) -> None:

@@ -43,7 +43,7 @@ def filled(page: Page, panel: str) -> None:
         expect(page.locator("#invariance-status")).to_contain_text("batch_norm")
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", "desk"), ("dark", "desk"), ("light", "phone"), ("dark", "phone")])
+@pytest.mark.parametrize(("scheme", "size"), [("light", "desk"), ("dark", "desk"), ("light", "phone")])
 def test_axe_finds_nothing_in_any_panel(visit: Visit, scheme: str, size: str) -> None:
     page = visit("try", scheme=scheme, size=size, motion="reduce")
     page.evaluate(AXE.read_text())  # past the page's policy, which lets no script of others in
@@ -123,7 +123,8 @@ def proxy(upstream: str, prefix: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -34,7 +34,9 @@ def test_requests_are_seen_with_their_rate_latency_and_rows(visit: Visit) -> Non
     expect(now.nth(1)).to_contain_text("median ")
     expect(now.nth(1)).not_to_contain_text("–")
     pictures = page.locator("#charts svg")
-    assert [picture.get_attribute("aria-label") or "" for picture in pictures.all()][1].startswith("Latency: now median")
+    assert [picture.get_attribute("aria-label") or "" for picture in pictures.all()][1].startswith(
+        "Latency: now median"
+    )
     drawn = [page.locator("#charts .line:not(.second)").nth(number).get_attribute("d") for number in range(4)]
     assert all(drawn)
 
