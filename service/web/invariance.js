@@ -11,18 +11,14 @@ const BYTES_SHOWN = 12;
 
 /** Show the panel. */
 export async function startInvariance() {
-  const found = await models();
-  const first = found.find(({ name, config }) => name.startsWith("ln-") && config.input[0].data_type === "TYPE_FP32");
-  byId("invariance-model").replaceChildren(
-    ...found.map((model) => element("option", { selected: model === first }, model.name)),
-  );
-  for (const place of ["model-trial", "ln-trial", "bn-trial"]) new TrialView(byId(place)).wait();
-  byId("invariance-form").addEventListener("submit", async (event) => {
-    event.preventDefault();
+  const finding = models();
+  byId("invariance-form").onsubmit = async (event) => {
+    event.preventDefault(); // before anything is waited for: the browser would send the form itself
     const button = byId("invariance-run");
     if (button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true"); // and not `disabled`, which would take the focus away
     try {
+      const found = await finding;
       await run(found.find(({ name }) => name === byId("invariance-model").value));
       showError(byId("invariance-error"), null);
     } catch (error) {
@@ -30,7 +26,13 @@ export async function startInvariance() {
     } finally {
       button.removeAttribute("aria-disabled");
     }
-  });
+  };
+  for (const place of ["model-trial", "ln-trial", "bn-trial"]) new TrialView(byId(place)).wait();
+  const found = await finding;
+  const first = found.find(({ name, config }) => name.startsWith("ln-") && config.input[0].data_type === "TYPE_FP32");
+  byId("invariance-model").replaceChildren(
+    ...found.map((model) => element("option", { selected: model === first }, model.name)),
+  );
 }
 
 async function run(model) {

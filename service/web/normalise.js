@@ -35,6 +35,7 @@ const LAYOUTS = {
 
 /** Show the panel. */
 export async function startNormalise() {
+  byId("normalise-form").onsubmit = (event) => event.preventDefault(); // it is answered as it is filled
   const operations = await operationsServed();
   byId("op").replaceChildren(...operations.map(({ name }) => element("option", { value: name }, name)));
   byId("matrix").value = EXAMPLE;

@@ -34,6 +34,14 @@ def test_every_answer_of_a_model_equals_the_lone_one_and_those_of_batch_norm_in_
     expect(page.locator("#model-trial .note")).to_contain_text("batches of 1 to")
 
 
+def test_who_is_faster_than_the_page_is_answered_all_the_same(visit: Visit) -> None:
+    page = visit("try")
+    page.route("**/config", lambda route: (page.wait_for_timeout(20), route.continue_()))
+    page.get_by_role("link", name="Invariance").click()
+    page.get_by_role("button", name="Send them at once").press("Enter")
+    expect(page.locator("#invariance-status")).to_contain_text("64 of 64 equal")
+
+
 def test_other_bits_would_be_seen(visit: Visit) -> None:
     """The last answer has other lowest bits on its way to the browser."""
     page = visit("invariance", size="phone", scheme="dark")
