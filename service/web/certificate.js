@@ -24,20 +24,21 @@ function claimView({ claim, holds, measured: figures, how, checked }) {
     { class: holds ? "claim" : "claim broken" },
     element("h4", {}, CLAIMS[claim] ?? claim, element("code", {}, claim)),
     element("p", { class: holds ? "holds" : "fails" }, holds ? "holds" : "does not hold"),
-    element("p", { class: "headline" }, headline(figures)),
+    ...headlines(figures).map((line) => element("p", { class: "headline" }, line)),
     element("p", { class: "note" }, `${how}. `, element("em", {}, `${CHECKED[checked] ?? checked}.`)),
     element("details", {}, element("summary", {}, "Every number"), figuresView(figures)),
   );
 }
 
 /** The figures that matter most, in words. */
-function headline(figures) {
+function headlines(figures) {
   const words = [];
   for (const things of ["rows", "batches"]) {
     const [compared, differ] = [figures[`${things}_compared`], figures[`mismatching_${things}`]];
     if (compared !== undefined) words.push(`${measured(differ)} of ${measured(compared)} ${things} differ`);
   }
   if (figures.max_abs) words.push(`largest difference ${measured(figures.max_abs)}`); // none where no row differs
+  const lines = words.length > 0 ? [words.join("; ")] : [];
   for (const [name, value] of Object.entries(figures)) {
     if (value === null || typeof value !== "object") continue;
     const [torch, served] =
@@ -45,9 +46,9 @@ function headline(figures) {
         .map((kind) => [value[`torch${kind}`], value[`served${kind}`]])
         .find((pair) => pair.every((each) => each !== undefined)) ?? [];
     if (torch !== undefined)
-      words.push(`${name.replace(/_/g, " ")}: torch ${measured(torch)}, served ${measured(served)}`);
+      lines.push(`${name.replace(/_/g, " ")}: torch ${measured(torch)}, served ${measured(served)}`);
   }
-  return words.slice(0, 3).join("; ");
+  return lines;
 }
 
 /** All of it, as it was written down. */

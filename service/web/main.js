@@ -42,6 +42,11 @@ async function start(name) {
   return (await Promise.all(parts)).filter(Boolean);
 }
 
+async function hide(name) {
+  const parts = (await started.get(name)) ?? [];
+  if (shown !== name) for (const part of parts) part.hide?.();
+}
+
 async function show() {
   const [name, rest] = named();
   const before = shown;
@@ -54,7 +59,7 @@ async function show() {
   if (before !== null && before !== name) {
     byId(`${name}-title`).focus({ preventScroll: true });
     scrollTo(0, 0);
-    for (const part of (await started.get(before)) ?? []) part.hide?.();
+    hide(before); // not awaited: it may still be loading
   }
   if (!started.has(name)) started.set(name, start(name));
   const parts = await started.get(name);

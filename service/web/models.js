@@ -88,11 +88,12 @@ function metric(figures) {
 
 /** A model's configuration; an operation's parameters, which are objects. */
 function parameters(config) {
+  const text = (value) => {
+    if (Array.isArray(value)) return value.join(", ");
+    return value !== null && typeof value === "object" ? (value.default ?? "") : value;
+  };
   return Object.entries(config)
-    .map(
-      ([name, value]) =>
-        `${name} ${typeof value === "object" && !Array.isArray(value) ? (value.default ?? "") : value}`,
-    )
+    .map(([name, value]) => `${name} ${text(value)}`)
     .join(" · ");
 }
 

@@ -57,7 +57,7 @@ def normalise(page: Page) -> None:
 
 def send(page: Page) -> None:
     expect(page.locator("#invariance-model")).to_have_value("ln-cnn-digits")
-    page.get_by_role("button", name="Send them at once").press("Enter")
+    page.get_by_role("button", name="Send them at once").click()
     expect(page.locator("#invariance-status")).to_contain_text("batch_norm")
 
 
@@ -97,6 +97,9 @@ def main() -> None:
             page.mouse.move(0, 0)
             page.wait_for_timeout(500)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+            if name == "try":  # the README's: the digits alone
+                text = page.locator("#text-title").bounding_box()
+                picture = picture.crop((0, 0, width, round(text["y"]) - 20 if text else height))
             file = FIGURES / f"page-{name}.png"
             picture.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
             print(f"{file.name}: {file.stat().st_size / 1e3:.0f} kB")

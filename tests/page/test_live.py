@@ -48,14 +48,14 @@ def test_nothing_is_asked_while_it_is_paused_or_not_looked_at(visit: Visit) -> N
     page.get_by_role("button", name="Pause").press("Space")
     expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
     before = len(asked)
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(2200)
     assert len(asked) == before
     with page.expect_request("**/metrics"):
         page.get_by_role("button", name="Pause").press("Space")
     page.get_by_role("link", name="Models", exact=True).click()
     expect(page.locator("#model h3")).to_be_visible()
     before = len(asked)
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(2200)
     assert len(asked) == before
     page.evaluate("Object.defineProperty(document, 'hidden', { value: true })")
     page.get_by_role("link", name="Live", exact=True).click()
