@@ -115,8 +115,8 @@ def proxy(upstream: str, prefix: str) -> Iterator[str]:
                 return
             length = int(self.headers.get("Content-Length") or 0)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-            url = upstream + self.path.removeprefix(prefix)
-            answer = httpx.request(self.command, url, headers=headers, content=self.rfile.read(length))
+            path = self.path.removeprefix(prefix)
+            answer = client.request(self.command, path, headers=headers, content=self.rfile.read(length))
             self.send_response(answer.status_code)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -129,7 +129,7 @@ def proxy(upstream: str, prefix: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+    with httpx.Client(base_url=upstream) as client, ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
         server.daemon_threads, server.block_on_close = True, False
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
