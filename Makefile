@@ -2,8 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test format export experiments bench bench-peers load soak image up clean
-.PHONY: help serve test format export experiments bench bench-peers load soak page-figures clean
+.PHONY: help serve test format export experiments bench bench-peers load soak page-figures image up clean
 
 help:
 	@echo 'make serve        the service on http://127.0.0.1:8000 (PORT= changes it)'
@@ -100,16 +99,13 @@ clean:
 
 # Programs that are no Python packages: only as root, and only where there is apt. Without them what needs them says so.
 # Prometheus is unpacked, not installed: its package would start a service.
+DEBIAN = wrk kubernetes-client chromium
 .venv/debian-installed: Makefile | .venv/bin/python
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		! { command -v wrk && command -v kubectl && { command -v prometheus || test -d .venv/debian; }; } >/dev/null; then \
-		echo 'installing wrk and kubectl, unpacking prometheus'; apt-get -qq update && \
-		apt-get -qq install --yes --no-install-recommends wrk kubernetes-client >/dev/null && \
+		! { command -v wrk && command -v kubectl && command -v chromium && { command -v prometheus || test -d .venv/debian; }; } >/dev/null; then \
+		echo 'installing $(DEBIAN), unpacking prometheus'; apt-get -qq update && \
+		apt-get -qq install --yes --no-install-recommends $(DEBIAN) >/dev/null && \
 		mkdir -p .venv/debian && cd .venv/debian && apt-get -qq download prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; fi
-.venv/debian-installed: | .venv/bin/python
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v wrk && command -v chromium; } >/dev/null; then \
-		echo 'installing wrk and chromium'; apt-get -qq update && \
-		apt-get -qq install --yes --no-install-recommends wrk chromium >/dev/null; fi
 	touch $@
 
 .venv/bench-installed: pyproject.toml constraints.txt | .venv/bin/python
