@@ -1,4 +1,4 @@
-"""``python -m service``: read the settings, serve until told to stop."""
+"""``python -m service``: read the settings, serve until told to stop; or ``check``."""
 
 import signal
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from service.check import COMMAND, check
 from service.log import configure_logging
 from service.server import Server
 from service.settings import SettingError, read_settings, said_of
@@ -15,8 +16,13 @@ USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve; 0 after SIGTERM or Ctrl-C, 2 when a setting is wrong or asks for what this machine has not."""
+    """Serve; 0 after SIGTERM or Ctrl-C, 2 when a setting is wrong or asks for what this machine has not.
+
+    ``check``: see check.py.
+    """
     try:
+        if arguments[:1] == [COMMAND]:
+            return check(arguments[1:], sys.stdout, sys.stderr)
         settings = read_settings(arguments)
         server = Server(settings)
     except ValidationError as error:

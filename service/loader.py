@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,16 @@ from service.served_op import ServedOp
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An artifact, its certificate as it holds here, and what that was measured with."""
+
+    manifest: Manifest
+    certificate: Certificate
+    open_session: Callable[[int], ort.InferenceSession]  # with so many threads
+    runs: dict[int, Run]  # by threads
 
 
 @dataclass(frozen=True)
@@ -75,19 +86,17 @@ class Loader:
 
     async def model(self, folder: Path, metrics: ModelMetrics) -> ServedModel:
         """What serves ``<name>/<version>/``. Raises ArtifactError that says why nothing can."""
-        try:
-            loaded = await asyncio.to_thread(self._check, folder)
-        except ArtifactError as error:
-            if error.__cause__ is not None:  # the runtime's words, which are for the log
-                logger.warning("%s/%s: %s", folder.parent.name, folder.name, error.__cause__)
-            raise
-        except Exception as error:
-            logger.exception("%s/%s failed while it was loaded", folder.parent.name, folder.name)
-            raise ArtifactError("it failed while it was loaded; the server's log says why") from error
+        with _failing_in_words(folder):
+            loaded = await asyncio.to_thread(self._load, folder)
         return self._serve(loaded, metrics)
 
-    def _check(self, folder: Path) -> _Loaded:
-        """Read the artifact, measure its certificate here, and open and warm up its sessions. Blocking."""
+    def check(self, folder: Path) -> Measured:
+        """What is measured of ``<name>/<version>/``. Raises ArtifactError that says why nothing can be. Blocking."""
+        with _failing_in_words(folder):
+            return self._measure(folder)
+
+    def _measure(self, folder: Path) -> Measured:
+        """Read the artifact and measure its certificate here."""
         artifact = Artifact.read(folder)
         name, version = artifact.manifest.name, artifact.manifest.version
         serving = self._settings.intra_op_threads
@@ -108,16 +117,22 @@ class Loader:
             measured_on=str(self._provider),
             tolerance=self._provider.tolerance,
         )
-        if reason := self._broken(artifact.manifest.certificate, measured, self._provider):
+        return Measured(artifact.manifest, measured, open_session, runs)
+
+    def _load(self, folder: Path) -> _Loaded:
+        """What was measured, and as many sessions as there are to be instances, warm."""
+        measured, serving = self._measure(folder), self._settings.intra_op_threads
+        manifest, here, runs = measured.manifest, measured.certificate, measured.runs
+        if reason := self._broken(manifest.certificate, here, self._provider):
             raise ArtifactError(reason)
-        more = (open_session(serving) for _ in range(self._instances - 1))
-        instances = [runs[serving], *(certificate.runner(session, artifact.manifest) for session in more)]
+        more = (measured.open_session(serving) for _ in range(self._instances - 1))
+        instances = [runs[serving], *(certificate.runner(session, manifest) for session in more)]
         for run in instances[1:]:  # the first has run already
-            certificate.warm_up(run, artifact.manifest)
+            certificate.warm_up(run, manifest)
         # A run on other threads may only stand in for one of these where it has the same bits.
-        has_the_bits = all(claim.holds for claim in measured.claims if claim.claim == "thread_invariant")
-        is_wide = self._provider.on_cores and serving < widest <= self._cores and has_the_bits
-        return _Loaded(artifact.manifest, measured, instances, runs[widest] if is_wide else None)
+        has_the_bits = all(claim.holds for claim in here.claims if claim.claim == "thread_invariant")
+        is_wide = self._provider.on_cores and serving < max(runs) <= self._cores and has_the_bits
+        return _Loaded(manifest, here, instances, runs[max(runs)] if is_wide else None)
 
     def _broken(self, exported: Certificate, here: Certificate, provider: Provider) -> str:
         """Why it is not served: a claim that held at export does not hold here, and that is enforced."""
@@ -154,3 +169,17 @@ class Loader:
         )
         batcher.start()
         return ServedModel(manifest, loaded.certificate, metrics, onnx_model, batcher, settings, self._instances)
+
+
+@contextmanager
+def _failing_in_words(folder: Path) -> Iterator[None]:
+    """Whatever fails inside leaves as an ArtifactError, which clients may read; the runtime's words go to the log."""
+    try:
+        yield
+    except ArtifactError as error:
+        if error.__cause__ is not None:
+            logger.warning("%s/%s: %s", folder.parent.name, folder.name, error.__cause__)
+        raise
+    except Exception as error:
+        logger.exception("%s/%s failed while it was loaded", folder.parent.name, folder.name)
+        raise ArtifactError("it failed while it was loaded; the server's log says why") from error

@@ -12,7 +12,7 @@ from service.manifest import ArtifactError
 from service.memory import give_back
 from service.ops import OPERATIONS
 from service.provider import Provider
-from service.repository import READY, Entry, ModelRepository, versions_in
+from service.repository import READY, Entry, ModelRepository
 from service.served import Served
 from service.settings import Settings
 
@@ -143,11 +143,7 @@ class ModelControl:
 
     async def _model_of(self, entry: Entry) -> Served:
         """What serves a version. Raises ArtifactError that says why nothing can."""
-        if entry.folder and entry.version:
-            return await self._loader.model(entry.folder, entry.metrics)
-        if entry.folder:
-            await asyncio.to_thread(versions_in, entry.folder)  # says so where it cannot be read
-        raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
+        return await self._loader.model(await asyncio.to_thread(entry.artifact), entry.metrics)
 
     def _retire(self, entry: Entry, reason: str) -> None:
         """Give it to nobody any more, and close what served it once nobody holds that."""

@@ -48,6 +48,14 @@ class Entry:
         self.metrics.set_ready(False)
         return lease
 
+    def artifact(self) -> Path:
+        """The folder of its version. Raises ArtifactError where there is none. Blocking."""
+        if self.folder and self.version:
+            return self.folder
+        if self.folder:
+            versions_in(self.folder)  # says so where it cannot be read
+        raise ArtifactError("it has no version: a folder named 1, 2, ... inside it")
+
     def serving(self) -> Lease:
         """What serves it. Raises ModelNotReadyError with the reason while it loads, when it was refused or unloaded."""
         if self.lease is None:

@@ -2,16 +2,28 @@
 
 import os
 import re
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 PREFIX = "NORMSERVE_"
 SECRETS = {"api_key"}  # whose values no message shows
 API_KEY = re.compile(r"[!-~]+")  # visible ASCII: what every client sends in a header, and sends as the same bytes
+PROGRAM = "python -m service"
+# Of the flags in --help: each group and its first setting; those up to the next group's stand in it as well.
+GROUPS = {
+    "host": "where to listen",
+    "model_repository": "models",
+    "execution_provider": "what computes them",
+    "max_batch_size": "batches, and what waits for them",
+    "request_timeout_ms": "limits of time and size",
+    "model_control": "who may ask for what",
+    "log_format": "logs",
+}
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]+)?")
 
 
@@ -24,7 +36,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         extra="forbid",
@@ -205,7 +216,29 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     if unknown := unknown_variables():
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
         raise SettingError(f"unknown setting {', '.join(unknown)}; the settings are {known}")
-    return Settings(_cli_parse_args=list(arguments))
+    return Settings(_cli_settings_source=_flags(arguments))
+
+
+def _flags(arguments: Sequence[str]) -> CliSettingsSource[Any]:
+    """What the flags say; their --help in groups."""
+    parser = ArgumentParser(
+        PROGRAM,
+        usage=f"{PROGRAM} [flags]\n       {PROGRAM} check MODEL_REPOSITORY [flags]",
+        description=f"{Settings.__doc__} `check` verifies artifacts and measures their certificates, without serving.",
+        epilog=f"Each flag is a variable of the environment as well: --max-batch-size is {PREFIX}MAX_BATCH_SIZE.",
+        allow_abbrev=False,
+    )
+    group = parser.add_argument_group()
+
+    def add(_parser: object, flag: str, *, dest: str, help: str, **more: Any) -> None:  # noqa: A002  # argparse's word
+        nonlocal group
+        if dest in GROUPS:
+            group = parser.add_argument_group(GROUPS[dest])
+        if more.get("metavar") == "SecretStr":
+            more["metavar"] = "str"
+        group.add_argument(flag, dest=dest, help=help.removesuffix(" (default: null)"), **more)
+
+    return CliSettingsSource(Settings, cli_parse_args=list(arguments), root_parser=parser, add_argument_method=add)
 
 
 def said_of(problem: Mapping[str, Any]) -> str:

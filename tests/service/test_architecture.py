@@ -70,7 +70,7 @@ SERVICE_LAYERS = [
     {"op_runtime", "served", "op_bodies"},
     {"served_model", "served_op", "lease"},
     {"loader", "repository"},
-    {"model_control"},
+    {"model_control", "check"},
     {"routes", "op_routes", "infer"},
     {"app"},
     {"server"},

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import PREFIX, Settings, read_settings, said_of
+from service.settings import GROUPS, PREFIX, Settings, read_settings, said_of
 
 ROOT = Path(__file__).parents[2]
 NONE_GIVEN = {
@@ -73,6 +73,12 @@ def test_a_wrong_value_is_named(flags: list[str], wrong: str) -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_each_group_of_flags_begins_with_a_setting_and_none_is_left_out() -> None:
+    names = list(Settings.model_fields)
+    assert next(iter(GROUPS)) == names[0]
+    assert [names.index(name) for name in GROUPS] == sorted(names.index(name) for name in GROUPS)
 
 
 def test_the_readme_lists_exactly_the_settings_with_their_defaults() -> None:
