@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access_log import access_log
 from service.api_key import ApiKey, open_paths
 from service.bodies import Bodies
 from service.cors import Cors
@@ -24,12 +25,14 @@ from service.op_routes import op_router
 from service.openapi import use_own_openapi
 from service.page import add_docs
 from service.provider import provider_of
+from service.queued_stream import standard_error
 from service.repository import ModelRepository
 from service.request_id import REQUEST_ID, current
 from service.routes import router
 from service.settings import Settings
 from service.tallies import Tallies
 from service.version import VERSION
+from service.watched import Watched
 
 logger = logging.getLogger(__name__)
 
@@ -121,4 +124,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
         else:
             await app(scope, receive, send)
 
-    return front if settings.cors_origins is None else Cors(front, settings.cors_origins)
+    answering: ASGIApp = front if settings.cors_origins is None else Cors(front, settings.cors_origins)
+    if not settings.access_log:
+        return answering
+    return Watched(answering, [access_log(settings.log_format, standard_error().write)])

@@ -21,6 +21,7 @@ import numpy as np
 from service.call import Call
 from service.errors import ClientGoneError, DeadlineError, InferenceError, ModelNotReadyError, ServiceError
 from service.protocol import Arrays
+from service.record import Run
 from service.request_queue import Pending, RequestQueue
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class Batcher:
             is_urgent=call.is_urgent,
             future=loop.create_future(),
         )
+        pending.record = call.record
         del inputs
         if self._queue.rows >= self._enough_rows:
             self._look.set()
@@ -266,11 +268,13 @@ class Batcher:
         outputs = await (self._run_alone if is_alone else self._run)(self._merged(batch))
         for pending, answer in zip(batch, self._split(outputs, batch), strict=True):
             pending.resolve(answer)
-        self._observer.observe_batch(
-            sum(pending.rows for pending in batch),
-            [started - pending.queued_at for pending in batch],
-            perf_counter() - started,
-        )
+        rows, ended = sum(pending.rows for pending in batch), perf_counter()
+        self._observer.observe_batch(rows, [started - pending.queued_at for pending in batch], ended - started)
+        run = None
+        for pending in batch:
+            if pending.record is not None:
+                run = run or Run(rows, (started, ended))
+                pending.record.queue, pending.record.run = (pending.queued_at, started), run
 
     def _merged(self, batch: list[Pending]) -> Arrays:
         if len(batch) == 1:

@@ -5,12 +5,16 @@ from time import perf_counter
 
 from starlette.types import Scope
 
+from service.record import RECORD, Record
+
 WHEN_CLIENT_LEAVES = "normserve.when_client_leaves"  # of a scope: a server that tells at once (http_protocol.py)
 
 
-def arriving(scope: Scope, timeout_s: float) -> "Call":
-    """The call that begins with this request."""
+def arriving(scope: Scope, timeout_s: float, model: str) -> "Call":
+    """The call that begins with this request. model: that it is for."""
     call = Call(timeout_s)
+    if (record := scope.get(RECORD)) is not None:
+        record.model, call.record = model, record
     if (tell := scope.get(WHEN_CLIENT_LEAVES)) is not None:
         tell(call.leave)
     return call
@@ -19,7 +23,7 @@ def arriving(scope: Scope, timeout_s: float) -> "Call":
 class Call:
     """Made when a request arrives; whoever has it waiting may ask to be told that its client has left."""
 
-    __slots__ = ("_when_left", "arrived", "body_bytes", "has_left", "is_urgent", "timeout_s")
+    __slots__ = ("_when_left", "arrived", "body_bytes", "has_left", "is_urgent", "record", "timeout_s")
 
     def __init__(self, timeout_s: float) -> None:
         """timeout_s: from now."""
@@ -28,6 +32,7 @@ class Call:
         self.is_urgent = False
         self.has_left = False
         self.body_bytes = 0  # that it holds and that are counted: see bodies.py
+        self.record: Record | None = None  # where somebody wants one
         self._when_left: Callable[[], object] | None = None
 
     @property

@@ -58,7 +58,7 @@ class Infer:
         await response(scope, receive, send)
 
     async def _answer(self, model: Served, scope: Scope, receive: Receive) -> TensorResponse:
-        call, headers = arriving(scope, self._timeout_s), dict(scope["headers"])
+        call, headers = arriving(scope, self._timeout_s, model.name), dict(scope["headers"])
         model.check()  # under overload, reading what cannot be run would take from what can
         try:
             body = await read_body(headers, receive, self._max_body_bytes, call, self._bodies)
@@ -82,8 +82,11 @@ class Infer:
             raise OutputTooLargeError(size, self._max_output_bytes)
         work = size * (1 if wanted.is_binary else JSON_COSTS)
         response = await off_the_loop(work, _encoded, model, wanted, outputs)
+        encoded = perf_counter()
         model.metrics.decode_seconds.observe(decoded - started)
-        model.metrics.encode_seconds.observe(perf_counter() - computed)
+        model.metrics.encode_seconds.observe(encoded - computed)
+        if call.record is not None:
+            call.record.decode, call.record.encode = (started, decoded), (computed, encoded)
         return response
 
 

@@ -3,7 +3,9 @@
 import json
 import logging
 from datetime import UTC, datetime
+from typing import Any
 
+from service.queued_stream import standard_error
 from service.request_id import current
 from service.settings import Settings
 
@@ -38,9 +40,10 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-def handler_of(settings: Settings) -> logging.Handler:
+def handler_of(settings: Settings) -> "logging.StreamHandler[Any]":
     """Writes to standard error."""
-    handler = logging.StreamHandler()
+    # With a line a request a pipe that nobody reads is soon full: no other line may wait for it either.
+    handler = logging.StreamHandler(standard_error() if settings.access_log else None)
     handler.addFilter(_RequestId())
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(TEXT))
     return handler

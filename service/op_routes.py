@@ -71,14 +71,15 @@ async def _compute(name: str, request: Request) -> Response:
     bodies: Bodies = request.app.state.bodies
     entry = repository.find(name)
     with entry.metrics.request(), entry.serving() as model:
-        call = arriving(request.scope, settings.request_timeout_ms / 1e3)
+        call = arriving(request.scope, settings.request_timeout_ms / 1e3, name)
         model.check()
         try:
             headers = dict(request.scope["headers"])
             body = await read_body(headers, request.receive, settings.max_body_bytes, call, bodies)
             started = perf_counter()
             plan, task = await bodies.decoded(len(body), len(body), _decoded, model, body)
-            model.metrics.decode_seconds.observe(perf_counter() - started)
+            decoded = perf_counter()
+            model.metrics.decode_seconds.observe(decoded - started)
             names, running = [each for each, _ in plan.wanted.outputs], model.run(plan, task, call)
             del body, plan, task  # or the request's tensors would be kept as long as its answer
         finally:
@@ -87,9 +88,12 @@ async def _compute(name: str, request: Request) -> Response:
         wanted = {each: outputs[each] for each in names}
         if (size := size_of(wanted)) > settings.max_output_bytes:
             raise OutputTooLargeError(size, settings.max_output_bytes)
-        started = perf_counter()
+        computed = perf_counter()
         answer = await off_the_loop(JSON_COSTS * size, _answer, wanted)
-        model.metrics.encode_seconds.observe(perf_counter() - started)
+        encoded = perf_counter()
+        model.metrics.encode_seconds.observe(encoded - computed)
+        if call.record is not None:
+            call.record.decode, call.record.encode = (started, decoded), (computed, encoded)
     return TensorResponse(answer, b"application/json")
 
 

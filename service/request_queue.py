@@ -11,6 +11,7 @@ from typing import Any
 
 from service.errors import QueueFullError, ServiceError
 from service.protocol import Arrays
+from service.record import Record
 
 # An urgent request stands where it would, had it come so much earlier: before all that came since then, and behind what
 # has waited for longer. So however many urgent ones come, another waits for no more than this on their account.
@@ -28,6 +29,7 @@ class Pending:
     future: asyncio.Future[Arrays]
     queued_at: float
     place: float  # in the queue: the least is the first
+    record: Record | None = None
 
     def resolve(self, answer: Arrays | ServiceError) -> None:
         """Hand the answer over; a caller that has left, or has been answered, is past caring."""

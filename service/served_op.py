@@ -19,6 +19,7 @@ from service.off_the_loop import size_of
 from service.op_runtime import Operator, cost
 from service.ops import DATATYPES_TAKEN, MAX_RANK, STATISTICS, Layout, Operation, Task
 from service.protocol import DATATYPES, Arrays, Buffer, InferenceRequest, ModelMetadata, RequestInput, TensorMetadata
+from service.record import Run
 from service.served import Plans
 from service.settings import Settings
 
@@ -143,7 +144,10 @@ class ServedOp:
         except Exception as error:
             logger.exception("%s failed", self.name)  # the runtime's words are for the log
             raise InferenceError(self.name) from error
-        self.metrics.observe_batch(1, [0.0], perf_counter() - started)
+        ended = perf_counter()
+        self.metrics.observe_batch(1, [0.0], ended - started)
+        if call.record is not None:
+            call.record.queue, call.record.run = (started, started), Run(1, (started, ended))
         return outputs
 
     async def _run_in_thread(self, compute: Callable[[], Arrays]) -> Arrays:

@@ -160,6 +160,9 @@ class Settings(BaseSettings):
         "none given: no other than its own.",
     )
     log_format: Literal["text", "json"] = Field("text", description="A line of text or a JSON object for each event.")
+    access_log: bool = Field(
+        False, description="A line for each request as well, written by a thread; a reader that is too slow loses some."
+    )
 
     @field_validator("model_repository")
     @classmethod

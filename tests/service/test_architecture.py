@@ -32,7 +32,8 @@ SERVICE_LAYERS = [
         "cores",
         "tensor_response",
         "tallies",
-        "call",
+        "record",
+        "queued_stream",
         "last_connections",
         "healthcheck",
         "lifecycle",
@@ -54,6 +55,8 @@ SERVICE_LAYERS = [
         "page",
         "home",
     },
+    {"access_log", "call", "watched"},
+    {"counters", "manifest", "off_the_loop", "json_numbers", "json_document", "api_key", "cors", "log", "page"},
     {
         "artifact",
         "certificate",
