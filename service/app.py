@@ -22,7 +22,7 @@ from service.memory import bound_arenas
 from service.metrics import Metrics
 from service.model_control import ModelControl
 from service.op_routes import op_router
-from service.openapi import use_own_openapi
+from service.openapi import operation_id, use_own_openapi
 from service.page import add_docs
 from service.provider import provider_of
 from service.queued_stream import standard_error
@@ -87,6 +87,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
         description=DESCRIPTION,
         lifespan=_lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         docs_url=None,  # add_docs
         redoc_url=None,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from service.protocol import HEADER_LENGTH
 
@@ -36,6 +37,11 @@ _ERRORS = {
 }
 
 
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call it: the function's name, where FastAPI would add path and method."""
+    return f"{route.name}_version" if "{version}" in route.path else route.name
+
+
 def use_own_openapi(app: FastAPI, infer_paths: tuple[str, ...], *, without_key: Collection[str] | None = None) -> None:
     """Make ``app.openapi`` build the document once, when it is first asked for.
 
@@ -57,6 +63,7 @@ def _builder(
             document["components"]["schemas"] |= _SCHEMAS
             if without_key is not None:
                 _ask_for_key(document, without_key)
+            _for_generators(document)
             app.openapi_schema = _with_own_errors(document)
         return app.openapi_schema
 
@@ -78,6 +85,24 @@ def _with_own_errors(document: dict[str, Any]) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
     return document
+
+
+def _for_generators(document: dict[str, Any]) -> None:
+    """What generated clients need: a parameter of a path has a value, and a body with a title is a type by that name.
+
+    FastAPI calls a parameter nullable that one function takes by one of its paths and does without by the other.
+    """
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["schema"] = {"type": "string"}
+            for part in (operation.get("requestBody", {}), operation["responses"]["200"]):
+                media = part.get("content", {}).get("application/json", {})
+                title = media.get("schema", {}).get("title", "")
+                if title.isidentifier():
+                    document["components"]["schemas"][title] = media["schema"]
+                    media["schema"] = {"$ref": f"#/components/schemas/{title}"}
 
 
 def _ask_for_key(document: dict[str, Any], without_key: Collection[str]) -> None:
@@ -171,6 +196,13 @@ _TENSOR_PROPERTIES = {
 _TENSOR = {"type": "object", "required": ["name", "datatype", "shape"], "properties": _TENSOR_PROPERTIES}
 
 _SCHEMAS: dict[str, Any] = {
+    "RequestInput": _TENSOR,
+    "ResponseOutput": _TENSOR,
+    "RequestedOutput": {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+    },
     "InferenceRequest": {
         "type": "object",
         "required": ["inputs"],
@@ -183,15 +215,8 @@ _SCHEMAS: dict[str, Any] = {
                     "nonfinite": {"const": "null", "description": "Write NaN and infinity as null in JSON outputs."},
                 },
             },
-            "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
-            "outputs": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["name"],
-                    "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
-                },
-            },
+            "inputs": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/RequestInput"}},
+            "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/RequestedOutput"}},
         },
     },
     "InferenceResponse": {
@@ -201,7 +226,7 @@ _SCHEMAS: dict[str, Any] = {
             "model_name": {"type": "string"},
             "model_version": {"type": "string"},
             "id": {"type": "string"},
-            "outputs": {"type": "array", "items": _TENSOR},
+            "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/ResponseOutput"}},
         },
     },
 }

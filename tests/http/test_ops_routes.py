@@ -28,7 +28,8 @@ def post(address: str, name: str, body: Any) -> httpx.Response:
 
 
 def test_every_documented_example_runs_and_has_its_documented_shape(address: str) -> None:
-    paths = httpx.get(f"{address}/openapi.json").json()["paths"]
+    document = httpx.get(f"{address}/openapi.json").json()
+    schemas, paths = document["components"]["schemas"], document["paths"]
     documented = {path: item["post"] for path, item in paths.items() if path.startswith("/v1/ops/") and "post" in item}
     assert {path.rsplit("/", 1)[1] for path in documented} == set(OPERATIONS)
     for path, item in documented.items():
@@ -36,11 +37,16 @@ def test_every_documented_example_runs_and_has_its_documented_shape(address: str
         content = item["requestBody"]["content"]["application/json"]
         answer = httpx.post(address + path, json=content["example"])
         assert answer.status_code == 200, path
-        schema = item["responses"]["200"]["content"]["application/json"]["schema"]
+        schema = schemas[_named(item["responses"]["200"]["content"])]
         assert set(schema["required"]) <= set(answer.json()) <= set(schema["properties"])
-        limits = content["schema"]["properties"]
+        limits = schemas[_named(item["requestBody"]["content"])]["properties"]
         assert limits["eps"]["exclusiveMinimum"] == 0
         assert limits["datatype"]["enum"] == ["FP32", "FP64"]
+
+
+def _named(content: dict[str, Any]) -> str:
+    reference: str = content["application/json"]["schema"]["$ref"]
+    return reference.removeprefix("#/components/schemas/")
 
 
 def test_the_list_has_formula_parameters_and_paper(address: str) -> None:
