@@ -42,6 +42,7 @@ SERVICE_LAYERS = [
         "turns",
         "staged_transport",
     },
+    {"access_log", "call", "watched"},
     {
         "memory",
         "counters",
@@ -55,8 +56,6 @@ SERVICE_LAYERS = [
         "page",
         "home",
     },
-    {"access_log", "call", "watched"},
-    {"counters", "manifest", "off_the_loop", "json_numbers", "json_document", "api_key", "cors", "log", "page"},
     {
         "artifact",
         "certificate",
