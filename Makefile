@@ -94,7 +94,7 @@ clean:
 
 .venv/everything-installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo 'installing everything, torch too, into .venv'
-	$(PIP) install --constraint constraints.txt --editable '.[cpu,openvino,ray,export,experiments,bench,dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,openvino,ray,export,experiments,traces,bench,dev]'
 	touch $@ .venv/service-installed .venv/bench-installed
 
 # Programs that are no Python packages: only as root, and only where there is apt. Without them what needs them says so.

@@ -23,7 +23,7 @@ def access_log(log_format: Literal["text", "json"], write: Callable[[str], objec
     line = _json if log_format == "json" else _text
 
     def tell(scope: Scope, record: Record) -> None:
-        write(line(scope.get(REQUEST_ID, b"").decode(), fields_of(scope, record)))
+        write(line(scope.get(REQUEST_ID, b"").decode(), record.trace_id, fields_of(scope, record)))
 
     return tell
 
@@ -53,15 +53,16 @@ def _seconds(span: Span | None) -> float | None:
     return None if span is None else round(span[1] - span[0], 6)
 
 
-def _text(request_id: str, fields: dict[str, Field]) -> str:
+def _text(request_id: str, trace_id: str | None, fields: dict[str, Field]) -> str:
     """As the other lines of the log; what there was not is left out."""
     time = datetime.now().isoformat(" ", "milliseconds").replace(".", ",")  # logging's own form
     method, path, status, *_ = fields.values()
     more = "".join([f" {name}={value}" for name, value in list(fields.items())[3:] if value is not None])
-    return f"{time} INFO {request_id or '-'} {method} {path} {status or '-'}{more}\n"
+    trace = f" trace_id={trace_id}" if trace_id else ""
+    return f"{time} INFO {request_id or '-'} {method} {path} {status or '-'}{more}{trace}\n"
 
 
-def _json(request_id: str, fields: dict[str, Field]) -> str:
+def _json(request_id: str, trace_id: str | None, fields: dict[str, Field]) -> str:
     """The fields of every line of the log, and those of a request."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -69,6 +70,7 @@ def _json(request_id: str, fields: dict[str, Field]) -> str:
         "logger": __name__,
         "message": f"{fields['method']} {fields['path']} {fields['status']}",
         "request_id": request_id or None,
+        "trace_id": trace_id,
         "traceback": None,
         **fields,
     }

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -29,10 +30,13 @@ from service.queued_stream import standard_error
 from service.repository import ModelRepository
 from service.request_id import REQUEST_ID, current
 from service.routes import router
-from service.settings import Settings
+from service.settings import Settings, refused
 from service.tallies import Tallies
 from service.version import VERSION
-from service.watched import Watched
+from service.watched import Tell, Watched
+
+if TYPE_CHECKING:
+    from service.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +130,22 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
             await app(scope, receive, send)
 
     answering: ASGIApp = front if settings.cors_origins is None else Cors(front, settings.cors_origins)
-    if not settings.access_log:
-        return answering
-    return Watched(answering, [access_log(settings.log_format, standard_error().write)])
+    tell: list[Tell] = []
+    if settings.access_log:
+        tell.append(access_log(settings.log_format, standard_error().write))
+    traces = _traces_of(settings)
+    if traces is not None:
+        tell.append(traces.end)
+    return Watched(answering, tell, None if traces is None else traces.begin) if tell else answering
+
+
+def _traces_of(settings: Settings) -> "Traces | None":
+    """Raises SettingError where they are asked for and OpenTelemetry is not installed."""
+    if settings.traces == "none":
+        return None
+    try:
+        from service.traces import Traces  # not above: an extra, which takes half a second to import
+    except ModuleNotFoundError as error:
+        message = f"the extra traces is not installed ({error.name}): pip install 'normserve[traces]'"
+        raise refused("traces", settings.traces, message) from error
+    return Traces()

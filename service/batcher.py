@@ -274,6 +274,7 @@ class Batcher:
         for pending in batch:
             if pending.record is not None:
                 run = run or Run(rows, (started, ended))
+                run.links.append(pending.record.link)
                 pending.record.queue, pending.record.run = (pending.queued_at, started), run
 
     def _merged(self, batch: list[Pending]) -> Arrays:

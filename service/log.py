@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.queued_stream import standard_error
+from service.record import trace_id
 from service.request_id import current
 from service.settings import Settings
 
@@ -14,10 +15,11 @@ NO_REQUEST = "-"
 
 
 class _RequestId(logging.Filter):
-    """Gives each record the id of the request during which it was logged: of a handler, so that none is missed."""
+    """Gives each record the ids of the request during which it was logged: of a handler, so that none is missed."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = current.get().decode() or NO_REQUEST
+        record.trace_id = trace_id.get()
         return True
 
 
@@ -35,6 +37,7 @@ class JsonFormatter(logging.Formatter):
                 "logger": record.name,
                 "message": record.getMessage(),
                 "request_id": None if request_id == NO_REQUEST else request_id,
+                "trace_id": getattr(record, "trace_id", None),
                 "traceback": traceback,
             }
         )

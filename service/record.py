@@ -1,10 +1,15 @@
 """What is noted of one request, for the log of requests and for traces; where both are off, nothing is."""
 
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
 RECORD = "normserve.record"  # of a scope
 
 Span = tuple[float, float]  # from, to; as all times here in the seconds of ``time.perf_counter``
+
+
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 
 @dataclass(slots=True)
@@ -13,6 +18,7 @@ class Run:
 
     rows: int
     span: Span
+    links: list[Any] = field(default_factory=list)  # of the requests in it
 
 
 @dataclass(slots=True)
@@ -29,3 +35,7 @@ class Record:
     queue: Span | None = None
     run: Run | None = None
     encode: Span | None = None
+    # Of OpenTelemetry's types, which may not be installed: the request's span, what others link to, its trace in hex.
+    span: Any = None
+    link: Any = None
+    trace_id: str | None = None

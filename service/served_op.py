@@ -147,7 +147,7 @@ class ServedOp:
         ended = perf_counter()
         self.metrics.observe_batch(1, [0.0], ended - started)
         if call.record is not None:
-            call.record.queue, call.record.run = (started, started), Run(1, (started, ended))
+            call.record.queue, call.record.run = (started, started), Run(1, (started, ended), [call.record.link])
         return outputs
 
     async def _run_in_thread(self, compute: Callable[[], Arrays]) -> Arrays:

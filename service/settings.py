@@ -22,7 +22,7 @@ GROUPS = {
     "max_batch_size": "batches, and what waits for them",
     "request_timeout_ms": "limits of time and size",
     "model_control": "who may ask for what",
-    "log_format": "logs",
+    "log_format": "logs and traces",
 }
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?|https?://\[[0-9A-Fa-f:]+\](:[0-9]+)?")
 
@@ -162,6 +162,12 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="A line of text or a JSON object for each event.")
     access_log: bool = Field(
         False, description="A line for each request as well, written by a thread; a reader that is too slow loses some."
+    )
+
+    traces: Literal["none", "otlp"] = Field(
+        "none",
+        description="`otlp`: spans of each request by OpenTelemetry, which the extra traces installs, sent to where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says.",
     )
 
     @field_validator("model_repository")

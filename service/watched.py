@@ -14,9 +14,11 @@ Tell = Callable[[Scope, Record], None]
 class Watched:
     """An application in front of another."""
 
-    def __init__(self, app: ASGIApp, tell: Sequence[Tell]) -> None:
+    def __init__(self, app: ASGIApp, tell: Sequence[Tell], begin: Tell | None = None) -> None:
+        """tell: of each request that was answered. begin: of each that comes."""
         self._app = app
         self._tell = tell
+        self._begin = begin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and tell of it however it ends."""
@@ -24,6 +26,8 @@ class Watched:
             await self._app(scope, receive, send)
             return
         record = scope[RECORD] = Record(perf_counter())
+        if self._begin is not None:
+            self._begin(scope, record)
         if (writes_whole := scope.get(WRITES_WHOLE)) is not None:
 
             def written(response: bytes) -> bool:

@@ -103,6 +103,6 @@ def test_help_describes_every_flag() -> None:
     for flag in ("--port", "--model-repository", "--max-batch-size", "--certificate"):
         assert flag in done.stdout
     lines = done.stdout.splitlines()
-    assert lines.index("where to listen:") < lines.index("models:") < lines.index("logs:")
+    assert lines.index("where to listen:") < lines.index("models:") < lines.index("logs and traces:")
     assert "null" not in done.stdout  # pydantic's word for a setting that none is given of
     assert all(flag.startswith("--") or flag == "-h," for flag in re.findall(r"^  (-\S+)", done.stdout, re.MULTILINE))

@@ -19,7 +19,7 @@ def test_what_there_was_not_is_null_in_json_and_left_out_of_text() -> None:
     fields = json.loads(lines[1])
     assert fields["time"].endswith("+00:00")
     assert {name for name, value in fields.items() if value is None} == {
-        *("status", "traceback", "model", "queue_seconds", "compute_seconds", "batch_rows")
+        *("status", "trace_id", "traceback", "model", "queue_seconds", "compute_seconds", "batch_rows")
     }
 
 

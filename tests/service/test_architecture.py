@@ -74,6 +74,7 @@ SERVICE_LAYERS = [
     {"loader", "repository"},
     {"model_control", "check"},
     {"routes", "op_routes", "infer"},
+    {"traces"},
     {"app"},
     {"server"},
     {"workers"},

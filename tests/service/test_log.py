@@ -63,6 +63,7 @@ def test_json_is_one_object_a_line_with_the_same_fields_in_each(written: Written
         "logger": "service.test",
         "message": "m failed\nand says why: \u2028 \ud800 \"'",
         "request_id": "abc-1",
+        "trace_id": None,
         "traceback": None,
     }
     assert json.loads(written("json", "outside"))["request_id"] is None
