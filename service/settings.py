@@ -79,11 +79,15 @@ class Settings(BaseSettings):
     instances: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="Batches of one model that run at the same time in a worker; none given: as many as it has cores, "
         "over the threads; with cuda 1.",
     )
     intra_op_threads: int = Field(
-        1, ge=1, description="Threads of one run; a run that has the machine to itself has those of every core."
+        1,
+        ge=1,
+        le=1024,
+        description="Threads of one run; a run that has the machine to itself has those of every core.",
     )
     max_batch_size: int = Field(
         64, ge=1, description="Rows merged into one run. A request of more rows runs alone, up to the model's max_rows."
@@ -110,11 +114,15 @@ class Settings(BaseSettings):
         "`Connection: close`. Then we listen no more, and end when what is in flight is answered.",
     )
     header_timeout_seconds: float = Field(
-        10.0, gt=0, description="For a request's head, and for the first of a new connection; beyond it we answer 408."
+        10.0,
+        gt=0,
+        le=86_400,
+        description="For a request's head, and for the first of a new connection; beyond it we answer 408.",
     )
     body_timeout_seconds: float = Field(
         30.0,
         gt=0,
+        le=86_400,
         description="For a request's body, beyond it we answer 408; and for a client that takes nothing of its answer, "
         "which is then cut off.",
     )
