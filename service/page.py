@@ -12,24 +12,34 @@ STATIC = "static-offline-docs"  # fastapi_offline's; relative, so that a proxy m
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-def html_page(html: bytes) -> Response:
-    """A page of ours. Its inline scripts run, each by its hash; another, injected into it, would not."""
-    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE_SCRIPT.findall(html)]
+def page_headers(**sources: str) -> dict[str, str]:
+    """Those that let a page load its own files alone, and nobody frame it. sources: other ones, as ``script_src=...``."""
     policy = {
         "default-src": "'none'",
-        "script-src": " ".join(["'self'", *(f"'sha256-{each}'" for each in hashes)]),
-        "style-src": "'self' 'unsafe-inline'",  # Swagger UI writes style attributes
-        "img-src": "'self' data:",  # its icons
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self'",
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
+        **{name.replace("_", "-"): allowed for name, allowed in sources.items()},
     }
-    headers = {
-        "Content-Security-Policy": "; ".join(f"{name} {sources}" for name, sources in policy.items()),
+    return {
+        "Content-Security-Policy": "; ".join(f"{name} {allowed}" for name, allowed in policy.items()),
         "X-Frame-Options": "DENY",
         "Referrer-Policy": "no-referrer",
     }
+
+
+def html_page(html: bytes) -> Response:
+    """A page of ours. Its inline scripts run, each by its hash; another, injected into it, would not."""
+    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE_SCRIPT.findall(html)]
+    headers = page_headers(
+        script_src=" ".join(["'self'", *(f"'sha256-{each}'" for each in hashes)]),
+        style_src="'self' 'unsafe-inline'",  # Swagger UI writes style attributes
+        img_src="'self' data:",  # its icons
+    )
     return HTMLResponse(html, headers=headers)
 
 

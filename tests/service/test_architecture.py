@@ -39,6 +39,7 @@ SERVICE_LAYERS = [
         "lifecycle",
         "cuda",
         "request_id",
+        "page",
         "turns",
         "staged_transport",
     },
@@ -53,7 +54,6 @@ SERVICE_LAYERS = [
         "api_key",
         "cors",
         "log",
-        "page",
         "home",
     },
     {
