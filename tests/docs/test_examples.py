@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.servers import free_port
 from tests.docs.pages import ROOT, RUN, SHOWN, Block, examples, fenced, pages
 
 DEFAULT, SECOND = "127.0.0.1:8000", "127.0.0.1:8001"
@@ -119,10 +119,3 @@ def matches(shown: str, printed: str) -> bool:
             return bool(json.loads(shown) == json.loads(printed))
     pattern = ".*?".join(re.escape(part) for part in shown.strip().split("..."))
     return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
