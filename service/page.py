@@ -13,7 +13,7 @@ _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def page_headers(**sources: str) -> dict[str, str]:
-    """Those that let a page load its own files alone, and nobody frame it. sources: other ones, as ``script_src=...``."""
+    """Those that let a page load its own files alone, and nobody frame it. sources: others, as ``script_src=...``."""
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
