@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from service.check import COMMAND, check
 from service.log import configure_logging
-from service.server import Server
+from service.server import Server, check_address
 from service.settings import SettingError, read_settings, said_of
 from service.workers import Workers
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         if arguments[:1] == [COMMAND]:
             return check(arguments[1:], sys.stdout, sys.stderr)
         settings = read_settings(arguments)
+        check_address(settings)
         server = Server(settings)
     except ValidationError as error:
         for problem in error.errors(include_url=False):

@@ -127,6 +127,10 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
         elif leads_to_infer(scope):
             await infer(scope, receive, send)
         else:
+            if (
+                scope["method"] == "HEAD"
+            ):  # load balancers ask so; FastAPI does not know it, uvicorn leaves the body out
+                scope = {**scope, "method": "GET"}
             await app(scope, receive, send)
 
     answering: ASGIApp = front if settings.cors_origins is None else Cors(front, settings.cors_origins)

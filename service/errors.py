@@ -102,9 +102,9 @@ class QueueFullError(ServiceError):
 
     retry_after_seconds = 1
 
-    def __init__(self, model_name: str, waiting: str) -> None:
-        """waiting: so much, in words."""
-        super().__init__(f"{waiting} are waiting for model {model_name}, no more are queued: try again")
+    def __init__(self, model_name: str, waiting: str, setting: str) -> None:
+        """waiting: how much, in words. setting: that bounds it."""
+        super().__init__(f"model {model_name}: {waiting} (the server's setting {setting}): try again")
 
 
 class BodiesFullError(ServiceError):

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.api_key import HEALTH_PATHS
 from service.call import WHEN_CLIENT_LEAVES
 from service.lifecycle import Lifecycle
-from service.request_id import HEADER, REQUEST_ID, id_of, new_ids
+from service.request_id import HEADER, REQUEST_ID, current, id_of, new_ids
 from service.staged_transport import LEAVING_S, StagedTransport
 from service.tensor_response import WRITES_WHOLE
 
@@ -113,9 +113,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
-        except httptools.HttpParserError:
-            self.logger.warning(NO_HTTP)
-            self._refuse(HTTPStatus.BAD_REQUEST, f"{NO_HTTP} It must be HTTP/1.1.")
+        except httptools.HttpParserError as error:
+            message = f"{NO_HTTP} {error.__context__ or error}. It must be HTTP/1.1."
+            token = current.set(self._refuse(HTTPStatus.BAD_REQUEST, message))
+            self.logger.warning(message)
+            current.reset(token)
         if self._head_bytes > (most := self._limits.max_header_bytes) and not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _too_large(most))
 
@@ -272,8 +274,11 @@ class HttpProtocol(HttpToolsProtocol):
 
         self.app = refused
 
-    def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer ``{"error"}`` now and close; where other requests of this connection wait for theirs, after them."""
+    def _refuse(self, status: HTTPStatus, message: str) -> bytes:
+        """Answer ``{"error"}`` now and close; where other requests of this connection wait for theirs, after them.
+
+        The id of the request that was answered so, nothing where none was.
+        """
         cycle, running, is_whole = self.cycle, self._running, self._body_since is None
         is_answered = cycle is not None and cycle.response_complete and not is_whole
         self._head_since, self._body_since, self._discards = None, None, True
@@ -283,12 +288,13 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
             if self.pipeline and not is_whole:  # its turn comes, the rest of its body does not
                 self.pipeline[0] = cycle, JSONResponse({"error": message}, status)  # type: ignore[assignment]  # ASGI
-            return
+            return b""
+        request_id = b""
         if not is_answered:  # before its body had come
             if cycle is not None:
                 cycle.disconnected = True  # whatever it may still send comes too late
             is_pending = cycle is not None and not cycle.response_complete
-            request_id: bytes = cycle.scope[REQUEST_ID] if is_pending else next(self._new_ids)  # type: ignore[literal-required]
+            request_id = cycle.scope[REQUEST_ID] if is_pending else next(self._new_ids)  # type: ignore[literal-required]
             body = orjson.dumps({"error": message})
             self.transport.write(
                 f"HTTP/1.1 {status.value} {status.phrase}\r\n"
@@ -298,6 +304,7 @@ class HttpProtocol(HttpToolsProtocol):
                 + body
             )
         self.transport.close()
+        return request_id
 
 
 def _too_large(most: int) -> str:

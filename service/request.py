@@ -135,6 +135,8 @@ def parse_json(text: bytes | bytearray | memoryview, hint: str = "") -> Any:
         start = bytes(text[:_SEARCHED_BYTES])
         if b"NaN" in start or b"Infinity" in start:
             hint = "NaN and Infinity are no JSON numbers: send them as binary, to /v2/models/{name}/infer"
+        elif "infinity" in error.msg or "recursion" in error.msg:  # it is JSON, of too large a number or too deep
+            hint = ""
         raise InvalidInputError(f"the body is not JSON: {error}" + (f"; {hint}" if hint else "")) from error
 
 

@@ -56,9 +56,10 @@ class RequestQueue:
     def check(self, nbytes: int = 0) -> None:
         """Raises QueueFullError when a request of so many bytes may not wait here; one alone always may."""
         if len(self._waiting) >= self._max_requests:
-            raise QueueFullError(self._name, f"{self._max_requests} requests")
+            raise QueueFullError(self._name, f"{self._max_requests} requests are waiting", "MAX_QUEUE_SIZE")
         if self._waiting and self.nbytes + nbytes > self._max_bytes:
-            raise QueueFullError(self._name, f"requests of {self.nbytes} bytes")
+            said = f"requests of {self.nbytes} bytes are waiting, this one has {nbytes}, at most {self._max_bytes} wait"
+            raise QueueFullError(self._name, said, "MAX_QUEUE_BYTES")
 
     def add(
         self,

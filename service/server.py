@@ -5,6 +5,7 @@ can send them elsewhere. Then it listens no more, answers what is in flight and 
 """
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -18,12 +19,30 @@ from service.app import create_app
 from service.http_protocol import HttpProtocol, Limits
 from service.last_connections import refuse_new
 from service.lifecycle import Lifecycle
-from service.settings import Settings
+from service.settings import Settings, refused
 from service.tallies import Tallies
 
 LEAST_GRACE_S = 30  # for requests in flight: deadlines and time-outs end them sooner, if they are not longer
 IN_TRANSIT_S = 0.2  # for requests that were sent before their clients could know
 TICKS_A_SECOND = 10  # of uvicorn's main loop
+
+
+def check_address(settings: Settings) -> None:
+    """Whether these settings' address can be listened on: uvicorn tries that only once the application has started.
+
+    Raises SettingError naming the setting that stands in the way.
+    """
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(address)
+    except socket.gaierror as error:
+        raise refused("host", settings.host, f"no address of this machine: {error.strerror}") from error
+    except OSError as error:
+        name = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        raise refused(name, getattr(settings, name), f"it cannot be listened on: {error.strerror}") from error
 
 
 class Server(uvicorn.Server):

@@ -147,7 +147,9 @@ def test_the_key_stands_in_no_log(process: Process, monkeypatch: pytest.MonkeyPa
         running.wait(30)
         assert running.stderr
         log = running.stderr.read()
-    assert "Invalid HTTP request" in log
+    request_id = re.search(rb"x-request-id: (\S+)", answer)
+    assert request_id
+    assert f"{request_id[1].decode()} Invalid HTTP request" in log
     assert KEY not in log
 
 

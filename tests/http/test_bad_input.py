@@ -279,14 +279,21 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(serve: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "garbage",
-    [b"hello\r\n\r\n", b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"GET /v2 HTTP/1.1\r\nbad header\r\n\r\n"],
+    ("garbage", "reason"),
+    [
+        (b"hello\r\n\r\n", "Invalid method encountered"),
+        (b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "Invalid character in Content-Length"),
+        (b"GET /v2 HTTP/1.1\r\nbad header\r\n\r\n", "Invalid header token"),
+    ],
 )
-def test_what_is_not_http_is_refused_in_json_too(address: str, garbage: bytes) -> None:
+def test_what_is_not_http_is_refused_in_json_too(
+    address: str, garbage: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(garbage)
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json")
-    assert json.loads(body) == {"error": "Invalid HTTP request received. It must be HTTP/1.1."}
+    assert json.loads(body) == {"error": f"Invalid HTTP request received. {reason}. It must be HTTP/1.1."}
+    assert reason in caplog.text

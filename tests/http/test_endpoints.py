@@ -19,6 +19,14 @@ def test_both_spellings_of_the_root_answer_directly(address: str, path: str) -> 
     assert "binary_tensor_data" in answer.json()["extensions"]
 
 
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/models", "/metrics"])
+def test_head_answers_as_get_does_without_the_body(address: str, path: str) -> None:
+    answer = httpx.head(address + path)
+    assert answer.status_code == 200
+    assert answer.content == b""
+    assert int(answer.headers["content-length"]) > 0
+
+
 def test_live_and_ready(address: str) -> None:
     assert httpx.get(f"{address}/v2/health/live").json() == {"live": True}
     assert httpx.get(f"{address}/v2/health/ready").json() == {"ready": True}

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,19 @@ def test_a_wrong_setting_ends_it_with_2_and_a_line_that_names_it() -> None:
     status, words = run(NORMSERVE_MAXBATCH="7")
     assert status == 2
     assert words.startswith("unknown setting NORMSERVE_MAXBATCH; the settings are NORMSERVE_HOST")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run("--port", str(port)) == (
+            2,
+            f"--port (NORMSERVE_PORT) is '{port}': it cannot be listened on: Address already in use\n",
+        )
+    assert run("--host", "192.0.2.1") == (
+        2,
+        "--host (NORMSERVE_HOST) is '192.0.2.1': it cannot be listened on: Cannot assign requested address\n",
+    )
+    status, words = run("--host", "nowhere.invalid")
+    assert status == 2
+    assert words.startswith("--host (NORMSERVE_HOST) is 'nowhere.invalid': no address of this machine: ")
 
 
 def test_make_serve_leaves_the_port_to_the_settings_unless_it_is_told_one() -> None:

@@ -60,7 +60,10 @@ async def test_more_bytes_than_may_wait_are_refused_at_once_but_one_request_neve
     async with batcher(runner.run, max_queue_bytes=20) as served:  # a row has 8
         running = await held(served, runner)
         large = await queued(served.submit(rows(4), call()))
-        with pytest.raises(QueueFullError, match="requests of 32 bytes are waiting for model m"):
+        with pytest.raises(
+            QueueFullError,
+            match="model m: requests of 32 bytes are waiting, this one has 8, at most 20 wait .*MAX_QUEUE_BYTES",
+        ):
             await served.submit(rows(1), call())
         runner.release()
         await asyncio.gather(running, *large)

@@ -97,7 +97,7 @@ async def test_full_queue_refuses_at_once() -> None:
         running = asyncio.create_task(served.submit(rows(1)))
         await runner.started.wait()
         waiting = await queued(served.submit(rows(1)), served.submit(rows(1)))
-        with pytest.raises(QueueFullError, match="2 requests are waiting for model m"):
+        with pytest.raises(QueueFullError, match="model m: 2 requests are waiting .*MAX_QUEUE_SIZE"):
             await served.submit(rows(1))
         runner.release()
         await asyncio.gather(running, *waiting)

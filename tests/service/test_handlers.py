@@ -25,7 +25,7 @@ def client() -> httpx.AsyncClient:
 
     @app.get("/full")
     async def full() -> None:
-        raise QueueFullError("m", 9)
+        raise QueueFullError("m", "9 requests are waiting", "MAX_QUEUE_SIZE")
 
     @app.post("/double")
     async def doubled() -> None:

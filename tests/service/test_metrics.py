@@ -19,7 +19,7 @@ from service.statistics import model_statistics
     ("error", "outcome"),
     [
         (InvalidInputError("bad"), "invalid"),
-        (QueueFullError("m", 1), "rejected"),
+        (QueueFullError("m", "1", ""), "rejected"),
         (BodiesFullError(2, 3), "rejected"),
         (ModelNotReadyError("loading"), "rejected"),
         (InferenceError("m"), "failed"),
@@ -50,7 +50,7 @@ def test_rejections_name_their_reason_and_departures_are_counted() -> None:
     metrics = Metrics()
     model = metrics.of_model("m", "1")
     errors = BodiesFullError(2, 3), ModelNotReadyError("x"), ClientGoneError("x")
-    for error in (QueueFullError("m", 1), QueueFullError("m", 1), *errors):
+    for error in (QueueFullError("m", "1", ""), QueueFullError("m", "1", ""), *errors):
         with pytest.raises(type(error)), model.request():
             raise error
     text = metrics.render().decode()
