@@ -26,7 +26,7 @@ test: .venv/everything-installed .venv/debian-installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest --cov
+	.venv/bin/pytest --cov --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 format: .venv/everything-installed
 	.venv/bin/ruff format .

@@ -18,6 +18,7 @@ from service.settings import SettingError, Settings
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
 PATIENCE_S = 60
+BUILDS_ONCE = ("container", "export")
 
 
 @cache
@@ -28,6 +29,13 @@ def without_gpu() -> str:
     except NoGpuError as error:
         return str(error)
     return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares fixtures runs in one process: a file's tests, and those of a folder that builds one thing for all."""
+    for item in items:
+        file = item.path.relative_to(ROOT / "tests")
+        item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] in BUILDS_ONCE else str(file)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,16 @@ def history(image: str) -> list[dict[str, str]]:
     """The image's layers, newest first."""
     said = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image)
     return [json.loads(line) for line in said.splitlines()]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports what this one has measured, where tests run in several."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["container"] = MEASURED
+
+
+def pytest_testnodedown(node: Any) -> None:
+    MEASURED.update(getattr(node, "workeroutput", {}).get("container", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
