@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from service.cuda import NoGpuError, find_gpu
 from service.provider import Provider, provider_of
 from service.server import Server
 from service.settings import SettingError, Settings
+from tests.container.engine import MEASURED, STANDIN_BASE
 
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
@@ -36,6 +38,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(ROOT / "tests")
         item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] in BUILDS_ONCE else str(file)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports what this one has measured, where tests run in several."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["container"] = MEASURED
+
+
+def pytest_testnodedown(node: Any) -> None:
+    MEASURED.update(getattr(node, "workeroutput", {}).get("container", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if MEASURED:
+        base = "a stand-in for python:3.11-slim, made from Debian packages" if STANDIN_BASE else "python:3.11-slim"
+        terminalreporter.section("container")
+        for what, measured in {"base": base, **MEASURED}.items():
+            terminalreporter.write_line(f"{what}: {measured}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -6,11 +6,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
 
-from tests.container.engine import IMAGE, MEASURED, STANDIN_BASE, Project, command, docker
+from tests.container.engine import IMAGE, MEASURED, Project, command, docker
 
 
 @pytest.fixture(scope="session")
@@ -61,21 +60,3 @@ def history(image: str) -> list[dict[str, str]]:
     """The image's layers, newest first."""
     said = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image)
     return [json.loads(line) for line in said.splitlines()]
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the process that reports what this one has measured, where tests run in several."""
-    if (output := getattr(session.config, "workeroutput", None)) is not None:
-        output["container"] = MEASURED
-
-
-def pytest_testnodedown(node: Any) -> None:
-    MEASURED.update(getattr(node, "workeroutput", {}).get("container", {}))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if MEASURED:
-        base = "a stand-in for python:3.11-slim, made from Debian packages" if STANDIN_BASE else "python:3.11-slim"
-        terminalreporter.section("container")
-        for what, measured in {"base": base, **MEASURED}.items():
-            terminalreporter.write_line(f"{what}: {measured}")
