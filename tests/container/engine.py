@@ -3,14 +3,15 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
 import httpx
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "normserve-test"  # not the tag of an image that is in use here
@@ -47,13 +48,6 @@ def address_of(container: str) -> str:
 def run_inside(container: str, code: str) -> str:
     """Python code, as the user and with the environment that the container's process has."""
     return docker("exec", container, "/opt/venv/bin/python", "-c", code)
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    deadline = monotonic() + seconds
-    while not holds():
-        assert monotonic() < deadline, f"not within {seconds} s: {what}"
-        sleep(0.05)
 
 
 def is_ready(address: str) -> bool:

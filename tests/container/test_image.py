@@ -20,8 +20,8 @@ from tests.container.engine import (
     docker,
     inspected,
     run_inside,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)  # the first of them builds the image
 

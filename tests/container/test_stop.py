@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from bench.oip import BINARY, encoded
-from tests.container.engine import Project, address_of, docker, inspected, removed, until
+from tests.container.engine import Project, address_of, docker, inspected, removed
 from tests.container.test_image import MODEL
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -10,7 +10,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic, sleep
 
 import httpx
 import numpy as np
@@ -22,10 +21,10 @@ from bench.clients import Asked, Client, alone, asking
 from bench.oip import BINARY, encoded
 from bench.ray_nodes import ON_LOOPBACK
 from bench.servers import free_port
+from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "deploy" / "ray" / "serve.yaml"
-PATIENCE_S = 120
 CLIENTS, ENOUGH = 16, 300
 REPLICA = "ray::ServeReplica:normserve"
 
@@ -55,13 +54,6 @@ class Nodes:
                 if " ".join(process.cmdline()).startswith(REPLICA):
                     found.append(process)
         return found
-
-
-def until(holds: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    deadline = monotonic() + within_s
-    while not holds():
-        assert monotonic() < deadline
-        sleep(0.05)
 
 
 def is_ready(address: str) -> bool:

@@ -14,21 +14,13 @@ import httpx
 import pytest
 
 from service.openapi import DIGIT
+from tests.waiting import ended
 
 ROOT = Path(__file__).parents[2]
 Process = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
 DIGITS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]}
 INFER = "/v2/models/ln-mlp-digits/infer"
 ON = ("--access-log", "true", "--drain-seconds", "0")
-
-
-def ended(running: subprocess.Popen[str]) -> list[str]:
-    """The lines of its log."""
-    running.terminate()
-    assert running.stderr
-    lines = list(running.stderr)
-    assert running.wait(30) == 0
-    return lines
 
 
 def test_by_default_there_is_none(process: Process) -> None:

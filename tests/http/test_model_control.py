@@ -5,10 +5,9 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -18,6 +17,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from service.ops import OPERATIONS
+from tests.waiting import until
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 NAME, OTHER = "ln-mlp-digits", "bn-mlp-digits"
@@ -78,13 +78,6 @@ def indexed(client: triton.InferenceServerClient, name: str = NAME) -> list[tupl
     """Version, state and reason of each line of the index that is of this model."""
     lines = client.get_model_repository_index()
     return [(line["version"], line["state"], line["reason"]) for line in lines if line["name"] == name]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = monotonic() + 30
-    while not holds():
-        assert monotonic() < deadline
-        sleep(0.01)
 
 
 def test_an_unloaded_model_is_served_again_once_it_is_loaded(client: triton.InferenceServerClient) -> None:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from service.openapi import DIGIT
+from tests.waiting import ended
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
@@ -54,15 +55,6 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Requests]:
         yield requests
         server.shutdown()
         thread.join()
-
-
-def ended(running: subprocess.Popen[str]) -> list[str]:
-    """The lines of its log; its last spans are sent by then."""
-    running.terminate()
-    assert running.stderr
-    lines = list(running.stderr)
-    assert running.wait(30) == 0
-    return lines
 
 
 def spans_of(requests: Requests, trace_id: str) -> list[Any]:

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic, sleep
 
 import httpx
 import orjson
@@ -19,6 +18,7 @@ import psutil
 import pytest
 
 from service.openapi import DIGIT
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MODEL = "ln-mlp-digits"
@@ -33,13 +33,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(ROOT / "artifacts" / MODEL, folder / MODEL)
     return str(folder)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = monotonic() + 60
-    while not is_so():
-        assert monotonic() < deadline
-        sleep(0.01)
 
 
 def children(parent: int) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
@@ -15,7 +14,6 @@ from bench.servers import Server, free_port, normserve
 from bench.trials import FOUND
 
 FULL = os.environ.get("SOAK") == "full"
-PATIENCE_S = 60
 
 
 @pytest.fixture(scope="session")
@@ -52,16 +50,3 @@ def started(**settings: str) -> Iterator[tuple[Server, str]]:
 def server() -> Callable[..., object]:
     """``with server(max_queue_size="64") as (server, address):``, without the wait before it ends."""
     return started
-
-
-@pytest.fixture(scope="session")
-def until() -> Callable[..., None]:
-    """``until(lambda: ...)`` waits for a condition."""
-
-    def wait(holds: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-        deadline = monotonic() + within_s
-        while not holds():
-            assert monotonic() < deadline
-            sleep(0.005)
-
-    return wait

@@ -14,6 +14,7 @@ from bench.asks import REPOSITORY, mixed
 from bench.clients import Client, alone, asking
 from bench.report import Line
 from bench.servers import free_port, running
+from tests.waiting import until
 
 GRAPH, WEIGHTS, MANIFEST = "model.onnx", "model.safetensors", "manifest.json"
 CLIENTS, ENOUGH = 8, 500
@@ -104,7 +105,7 @@ def command(*before: str) -> tuple[list[str], str]:
 
 
 def test_damaged_swapped_and_unreadable_models_are_refused_and_the_others_serve(
-    address: str, tmp_path: Path, until: Callable[..., None], record: Callable[..., None]
+    address: str, tmp_path: Path, record: Callable[..., None]
 ) -> None:
     asked = [each for each in alone(address, mixed(5)) if each.ask.status == 200]
     repository = tmp_path / "models"
@@ -149,9 +150,7 @@ def test_a_repository_that_cannot_be_read_is_told_at_start(tmp_path: Path, mode:
         pass
 
 
-def test_a_full_disk_changes_no_answer(
-    address: str, tmp_path: Path, until: Callable[..., None], record: Callable[..., None]
-) -> None:
+def test_a_full_disk_changes_no_answer(address: str, tmp_path: Path, record: Callable[..., None]) -> None:
     asked = alone(address, mixed(5))
     tmp_path.chmod(0o500)
     started, url = command(*AS_ANYBODY, *ON_A_FULL_DISK)

@@ -10,14 +10,13 @@ from bench.asks import mixed
 from bench.clients import alone, asking
 from bench.report import Line
 from bench.servers import free_port, running
+from tests.waiting import until
 
 CLIENTS = 32
 ENOUGH = 300  # answers before the signal
 
 
-def test_a_signal_under_32_clients_loses_no_request(
-    server: Any, until: Callable[..., None], full: bool, record: Callable[..., None]
-) -> None:
+def test_a_signal_under_32_clients_loses_no_request(server: Any, full: bool, record: Callable[..., None]) -> None:
     times = 20 if full else 2
     asks, asked, lost, answered, statuses = mixed(3), [], list[str](), 0, list[int]()
     for _ in range(times):
@@ -43,7 +42,7 @@ def test_a_signal_under_32_clients_loses_no_request(
 
 
 @pytest.mark.parametrize("whom", ["the service", "make"])
-def test_make_serve_ends_as_well(whom: str, until: Callable[..., None]) -> None:
+def test_make_serve_ends_as_well(whom: str) -> None:
     port = free_port()
     # Nothing is installed, and an outer make, which may run this, has said nothing.
     command = ["make", "--no-print-directory", "--old-file=.venv/service-installed", "serve", f"PORT={port}"]

@@ -11,15 +11,14 @@ from bench.asks import mixed
 from bench.clients import alone, asking
 from bench.report import Line
 from service.settings import Settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif("workers" not in Settings.model_fields, reason="there is no setting WORKERS yet")
 
 WORKERS, CLIENTS, ENOUGH = 4, 32, 500
 
 
-def test_a_killed_worker_costs_its_own_requests_alone(
-    server: Any, until: Callable[..., None], full: bool, record: Callable[..., None]
-) -> None:
+def test_a_killed_worker_costs_its_own_requests_alone(server: Any, full: bool, record: Callable[..., None]) -> None:
     times = 5 if full else 1  # one that dies young is replaced after a wait, which doubles
     with server(workers=str(WORKERS)) as (started, address):
         asked = alone(address, mixed(3))
