@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
+from export import certify
 from export.__main__ import main
 from export.catalog import CATALOG, REFERENCE_MODELS
 from service.manifest import WEIGHTS_FILE
@@ -40,5 +41,8 @@ def fresh_export(tmp_path_factory: pytest.TempPathFactory) -> FreshExport:
         (repository / folder).mkdir(parents=True)
         shutil.copy(ARTIFACTS / folder / WEIGHTS_FILE, repository / folder)
     printed = io.StringIO()
-    status = main(["--repository", str(repository)], Console(file=printed, width=200))
+    with pytest.MonkeyPatch.context() as patch:
+        # All sizes take five minutes; that the committed certificates tried them all is a test of its own.
+        patch.setattr(certify, "BATCH_SIZES", (1, 2, 7))
+        status = main(["--repository", str(repository)], Console(file=printed, width=200))
     return FreshExport(repository, printed.getvalue(), status)
