@@ -13,7 +13,7 @@ NONE_GIVEN = {
     "instances": "the cores",
     "api_key": "none",
     "cors_origins": "none",
-}  # what the README says of those without a default
+}  # what docs/settings.md says of those without a default
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +84,9 @@ def test_each_group_of_flags_begins_with_a_setting_and_none_is_left_out() -> Non
     assert [names.index(name) for name in GROUPS] == sorted(names.index(name) for name in GROUPS)
 
 
-def test_the_readme_lists_exactly_the_settings_with_their_defaults() -> None:
-    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| `?(.*?)`? \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_page_lists_exactly_the_settings_with_their_defaults() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| `?(.*?)`? \|", page, re.MULTILINE)
     expected = {
         name.upper(): NONE_GIVEN[name] if field.default is None else str(field.default)
         for name, field in Settings.model_fields.items()
