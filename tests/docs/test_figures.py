@@ -5,6 +5,7 @@ import re
 
 import httpx
 
+from service.manifest import CERTIFICATES_FILE, Certificates
 from tests.docs.pages import ROOT
 
 
@@ -21,3 +22,26 @@ def test_the_page_of_metrics_has_those_of_a_server_and_no_others(address: str) -
     page = (ROOT / "docs" / "metrics.md").read_text()
     described = dict(re.findall(r"^\| `(normserve_\w+)` \| (\w+) \|", page, re.MULTILINE))
     assert described == dict(re.findall(r"^# TYPE (normserve_\w+) (\w+)$", httpx.get(f"{address}/metrics").text, re.M))
+
+
+def test_the_errors_of_the_operations_are_those_of_their_certificates() -> None:
+    certificates = Certificates.model_validate_json((ROOT / "service" / "graphs" / CERTIFICATES_FILE).read_bytes())
+    measured = {each.model_name: each.claims[0].measured for each in certificates.root}
+    page = (ROOT / "docs" / "normalisation.md").read_text()
+    rows = re.findall(r"^\| (0|1e3|1e4) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 3
+    for mean, figures in rows:
+        for name, (ours, theirs) in zip(
+            ("layer_norm", "group_norm", "rms_norm"), batched(figures.split(" | "), 2), strict=True
+        ):
+            case = measured[name][f"as served, FP32, mean {float(mean):g}"]
+            assert (f"{case['served_max']:.1e}", f"{case['torch_max']:.1e}") == (_exponent(ours), _exponent(theirs))
+
+
+def _exponent(figure: str) -> str:
+    mantissa, exponent = figure.split("e")
+    return f"{mantissa}e{int(exponent):+03d}"
+
+
+def batched(items: list[str], count: int) -> list[tuple[str, ...]]:
+    return [tuple(items[start : start + count]) for start in range(0, len(items), count)]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from service.manifest import CERTIFICATES_FILE, Certificates
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(
@@ -36,28 +34,6 @@ def test_an_example_of_the_readme_runs(address: str, language: str, code: str, o
     else:
         answer = json.loads(done.stdout)
         assert answer.get("outputs") or answer.get("claims"), answer
-
-
-def test_the_errors_of_the_readme_are_those_of_the_certificates() -> None:
-    certificates = Certificates.model_validate_json((ROOT / "service" / "graphs" / CERTIFICATES_FILE).read_bytes())
-    measured = {each.model_name: each.claims[0].measured for each in certificates.root}
-    rows = re.findall(r"^\| (0|1e3|1e4) \| (.*) \|$", README, re.MULTILINE)
-    assert len(rows) == 3
-    for mean, figures in rows:
-        for name, (ours, theirs) in zip(
-            ("layer_norm", "group_norm", "rms_norm"), batched(figures.split(" | "), 2), strict=True
-        ):
-            case = measured[name][f"as served, FP32, mean {float(mean):g}"]
-            assert (f"{case['served_max']:.1e}", f"{case['torch_max']:.1e}") == (_exponent(ours), _exponent(theirs))
-
-
-def _exponent(figure: str) -> str:
-    mantissa, exponent = figure.split("e")
-    return f"{mantissa}e{int(exponent):+03d}"
-
-
-def batched(items: list[str], count: int) -> list[tuple[str, ...]]:
-    return [tuple(items[start : start + count]) for start in range(0, len(items), count)]
 
 
 def test_the_curl_example_recognises_its_digit(address: str) -> None:
