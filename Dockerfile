@@ -1,4 +1,4 @@
-# The service in an image; how it is used: README.md, "In a container".
+# The service in an image; how it is used: docs/containers.md.
 # It builds with BuildKit and without. At run time there is neither a shell nor a user's name to depend on.
 
 ARG RUNTIME=cpu
