@@ -5,6 +5,7 @@ import re
 
 import httpx
 
+from service.errors import STATUS
 from service.manifest import CERTIFICATES_FILE, Certificates
 from tests.docs.pages import ROOT
 
@@ -22,6 +23,29 @@ def test_the_page_of_metrics_has_those_of_a_server_and_no_others(address: str) -
     page = (ROOT / "docs" / "metrics.md").read_text()
     described = dict(re.findall(r"^\| `(normserve_\w+)` \| (\w+) \|", page, re.MULTILINE))
     assert described == dict(re.findall(r"^# TYPE (normserve_\w+) (\w+)$", httpx.get(f"{address}/metrics").text, re.M))
+
+
+def test_the_page_of_the_http_api_has_every_path(address: str) -> None:
+    page = (ROOT / "docs" / "http-api.md").read_text()
+    for path, methods in httpx.get(f"{address}/openapi.json").json()["paths"].items():
+        shown = path.replace("/versions/{version}", "").replace("/ops/{name}", "/ops/{op}").replace("{name}", "{m}")
+        shown = re.sub(r"/ops/\w+_norm$", "/ops/{op}", shown)
+        assert all(f"`{method.upper()} {shown}`" in page for method in methods), path
+
+
+def test_the_page_of_the_http_api_has_every_status(address: str) -> None:
+    page = (ROOT / "docs" / "http-api.md").read_text()
+    cells = re.findall(r"^\| ([45][\d, ]+) \|", page, re.MULTILINE)
+    listed = {int(status) for cell in cells for status in cell.split(",")}
+    answered = {
+        int(status)
+        for methods in httpx.get(f"{address}/openapi.json").json()["paths"].values()
+        for method in methods.values()
+        for status in method["responses"]
+    }
+    of_every_path = {401, 405}  # 401: of a server with a key
+    no_error, read_by_nobody = 200, 499
+    assert listed == (answered | set(STATUS.values()) | of_every_path) - {no_error, read_by_nobody}
 
 
 def test_the_errors_of_the_operations_are_those_of_their_certificates() -> None:
