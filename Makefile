@@ -10,7 +10,7 @@ help:
 	@echo 'make format       format the code and mend what lint can mend'
 	@echo 'make export       export every artifact again from its checkpoint, and the graphs of the operations'
 	@echo 'make experiments  train the models again and redraw the figures (QUICK=1: a small version, in minutes)'
-	@echo 'make bench        measure the service against raw onnxruntime and a naive server; writes the table of the README (half an hour)'
+	@echo 'make bench        measure the service against raw onnxruntime and a naive server; writes the tables of README.md and docs/performance.md (half an hour)'
 	@echo 'make bench-peers  the same, and other servers with the same model under the same load, installed into build/peers'
 	@echo 'make load         load-test a running server of your own: URL= MODEL= USERS= SECONDS=; all settings: docs/load-testing.md'
 	@echo 'make soak         the trials of tests/soak at full length; writes docs/soak.md (an hour and a half, going on where it was interrupted)'

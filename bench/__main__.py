@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import sections
-from bench.report import Line, draw, lines, markdown, write_between_marks
+from bench.report import Line, draw, lines, lines_beside_others, markdown, write_between_marks
 from bench.sections import MODELS, Effort
 from experiments.results import read_results, write_results
 
 RESULTS = Path("bench/results")
 UNFINISHED = Path("build/bench/sections.json")
 SECTIONS = ("throughput", "peers", "one_row", "latency", "connections", "open_loop", "starts", "bf16")
-PAGES = (Path("README.md"), Path("docs/performance.md"))
+PAGES = {Path("README.md"): lines_beside_others, Path("docs/performance.md"): lines}
 VERSIONS = ("onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "pysimdjson", "fastapi")
 
 
@@ -49,10 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "config": {"rounds": effort.rounds, "seconds": effort.seconds}}
     write_results("http", {**about, **found}, RESULTS, {name: version(name) for name in VERSIONS})
     results = read_results("http", RESULTS)
-    table = lines(results)
-    show(table, console)
-    for page in PAGES:
-        write_between_marks(page, markdown(table, results))
+    show(lines(results), console)
+    for page, lines_of in PAGES.items():
+        write_between_marks(page, markdown(lines_of(results), results))
     console.print(f"the plot is {draw(results, Path('docs/figures'))}")
     return 0
 

@@ -53,15 +53,7 @@ def line(what: str, figures: np.ndarray, goal: float, *, at_least: bool = True, 
 
 def lines(found: dict[str, Any]) -> list[Line]:
     """Every figure that there is a goal for."""
-    table = list[Line]()
-    for model in MODELS:
-        rounds = found["throughput"][model]
-        rates = {name: values(rounds, name, "requests_per_second") for name in rounds[0] if name != "raw settings"}
-        table.append(line(f"{model}: binary / raw", rates["binary"] / rates["raw"], 0.90))
-        table.append(line(f"{model}: flat JSON / raw", rates["JSON, flat"] / rates["raw"], 0.80))
-        table.append(line(f"{model}: nested JSON / raw", rates["JSON, nested"] / rates["raw"], 0.80))
-        table.append(line(f"{model}: nested JSON / naive", rates["JSON, nested"] / rates["naive"], 6.5))
-    table += _peers(found)
+    table = [each for model in MODELS for each in _throughput(found, model)] + _peers(found)
     rounds = found["one_row"]
     for sent in ("x, weight, bias", "x"):
         ours, echo = (
@@ -86,6 +78,22 @@ def lines(found: dict[str, Any]) -> list[Line]:
     for name in ("binary", "JSON, flat"):
         table.append(line(f"throughput behind its peak, to 256 connections, {name}", _kept(found, name), 0.9))
     return table
+
+
+def lines_beside_others(found: dict[str, Any]) -> list[Line]:
+    """Those that compare this service with raw onnxruntime and with other servers, for one model."""
+    return _throughput(found, MODELS[0]) + _peers(found)
+
+
+def _throughput(found: dict[str, Any], model: str) -> list[Line]:
+    rounds = found["throughput"][model]
+    rates = {name: values(rounds, name, "requests_per_second") for name in rounds[0] if name != "raw settings"}
+    return [
+        line(f"{model}: binary / raw", rates["binary"] / rates["raw"], 0.90),
+        line(f"{model}: flat JSON / raw", rates["JSON, flat"] / rates["raw"], 0.80),
+        line(f"{model}: nested JSON / raw", rates["JSON, nested"] / rates["raw"], 0.80),
+        line(f"{model}: nested JSON / naive", rates["JSON, nested"] / rates["naive"], 6.5),
+    ]
 
 
 def _peers(found: dict[str, Any]) -> list[Line]:

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import BEGIN, END, Line, line, lines, markdown, values, write_between_marks
+from bench.__main__ import PAGES
+from bench.report import BEGIN, END, Line, line, markdown, values, write_between_marks
 from experiments.results import read_results
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
-def test_the_table_of_a_page_is_made_of_the_figures(page: str) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_table_of_a_page_is_made_of_the_figures(page: Path) -> None:
     results = read_results("http", ROOT / "bench" / "results")
     written = (ROOT / page).read_text().partition(BEGIN)[2].partition(END)[0]
-    assert written.strip() == markdown(lines(results), results)
+    assert written.strip() == markdown(PAGES[page](results), results)
 
 
 def test_a_figure_is_the_median_and_its_goal_a_bound() -> None:
