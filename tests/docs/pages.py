@@ -9,7 +9,7 @@ RUN = ("bash", "python", "js")
 SHOWN = ("text", "json")
 
 _FENCE = re.compile(
-    r"^(?:<!-- (?P<comment>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- (?P<comment>(?:(?!-->).)*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _HEADING = re.compile(r"^#{1,6} (.*?)\s*$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

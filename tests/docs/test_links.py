@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.docs.pages import ROOT, anchors, links, pages
+from tests.docs.pages import ROOT, anchors, fenced, links, pages
 
 PAGES = pages()
 
@@ -36,3 +36,9 @@ def test_the_first_page_leads_to_the_index() -> None:
 def test_a_heading_is_called_what_github_calls_it() -> None:
     page = "# `GET /v2/{m}`: What's *new*?\n## Twice\n```bash\n# a comment\n```\n## Twice\n## A [link](b.md) – c\n"
     assert anchors(page) == {"get-v2m-whats-new", "twice", "twice-1", "a-link--c"}
+
+
+def test_a_comment_further_up_is_none_of_a_blocks() -> None:
+    page = "<!-- a mark -->\n[A link](b.md)\n\n<!-- not run: a reason -->\n```bash\nfalse\n```\n"
+    assert [block.reason for block in fenced(page)] == ["a reason"]
+    assert links(page) == ["b.md"]
