@@ -94,6 +94,13 @@ def test_the_page_lists_exactly_the_settings_with_their_defaults() -> None:
     assert dict(rows) == expected
 
 
+def test_the_readme_names_every_setting() -> None:
+    section = re.search(r"^## Settings$.*?^\| of .*?\n\n", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section
+    rows = section[0].partition("|---|---|")[2]
+    assert re.findall(r"`(\w+)`", rows) == [name.upper() for name in Settings.model_fields]
+
+
 @pytest.mark.parametrize("key", ["", " ", "two words", "line\nbreak", "schlüssel", "tab\t", "\x7f"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("NORMSERVE_API_KEY", key)
