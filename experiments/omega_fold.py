@@ -2,8 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,11 @@ def served(model: nn.Module) -> Callable[[Array], Array]:
     return lambda ids: session.run(None, {"ids": ids})[0]
 
 
-def both(checkpoint: Path) -> dict[str, Callable[[Array], Array]]:
+@cache  # exporting them takes 20 s
+def both() -> dict[str, Callable[[Array], Array]]:
     """The committed Admin model with its omegas, and with all but the first of them folded away."""
     model: TransformerLM = CATALOG[MODEL].build()  # type: ignore[assignment]  # a model of the catalogue is any module
-    load_checkpoint(model, checkpoint)
+    load_checkpoint(model, COMMITTED.artifacts / MODEL / CATALOG[MODEL].version / WEIGHTS_FILE)
     folded = copy.deepcopy(model)
     folded.encoder = fold_omega(model.encoder)
     return {"omega": served(model), "folded": served(folded)}
@@ -47,7 +47,7 @@ def both(checkpoint: Path) -> dict[str, Callable[[Array], Array]]:
 def run(folders: Folders, *, quick: bool) -> list[str]:
     """Compare the answers, then time both by turns; a line."""
     config = {**CONFIG, "rounds": 11} if quick else CONFIG
-    models = both(COMMITTED.artifacts / MODEL / CATALOG[MODEL].version / WEIGHTS_FILE)
+    models = both()
     ids = held_out_topics().inputs["ids"][: config["batch_size"], : config["length"]]
     answers = {name: model(ids) for name, model in models.items()}
     ways = {name: partial(model, ids) for name, model in models.items()}

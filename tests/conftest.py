@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests use."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,12 @@ def running(settings: Settings) -> Iterator[str]:
 def serve() -> Callable[..., object]:
     """``with serve(max_batch_size=4, ...) as address:`` serves the committed artifacts, or ``model_repository``."""
     return lambda **settings: running(Settings(**({"port": 0, "model_repository": ARTIFACTS} | settings)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def covered() -> dict[str, str]:
+    """The environment of a process that is measured as well; others are not, for they would take half as long again."""
+    return {name: os.environ.pop(name) for name in ("COVERAGE_PROCESS_CONFIG",) if name in os.environ}
 
 
 @pytest.fixture(scope="session")

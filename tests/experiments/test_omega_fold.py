@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from experiments.folders import Folders
-from experiments.omega_fold import CONFIG, MODEL, both, run
+from experiments.omega_fold import CONFIG, both, run
 from experiments.results import read_results
 from export.topics import held_out_topics
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_folded_model_answers_as_the_served_one_and_is_not_the_same() -> None:
-    models = both(ROOT / "artifacts" / MODEL / "1" / "model.safetensors")
+def test_the_folded_model_answers_as_the_served_one_and_is_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    models = both()
     ids = held_out_topics().inputs["ids"][:5, :40]
     unfolded, folded = (model(ids) for model in models.values())
     assert unfolded.tobytes() != folded.tobytes()  # another order of roundings

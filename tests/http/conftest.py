@@ -1,12 +1,16 @@
 """The service as a process of its own."""
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 import pytest
@@ -15,13 +19,15 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(
+    *flags: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The service on a free port, once it is ready, and its address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     command = [sys.executable, "-m", "service", "--port", str(port), *flags]
-    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = monotonic() + 60
@@ -42,9 +48,23 @@ def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.fixture(scope="session")
-def process() -> Callable[..., object]:
-    """``with process("--max-batch-size", "4") as (running, address):``."""
-    return started
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, which are loaded sooner than eleven."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("ln-mlp-digits", "bn-mlp-digits"):
+        shutil.copytree(ROOT / "artifacts" / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def process(repository: Path) -> Callable[..., object]:
+    """``with process("--max-batch-size", "4") as (running, address):``; it serves two models unless told others."""
+
+    def process(*flags: str, **more: Any) -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+        served = () if "--model-repository" in flags else ("--model-repository", str(repository))
+        return started(*served, *flags, **more)
+
+    return process
 
 
 @pytest.fixture(scope="session")

@@ -69,10 +69,10 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 def test_a_request_goes_on_with_its_clients_trace_and_has_a_span_for_each_part(
-    process: Process, collected: Requests
+    process: Process, covered: dict[str, str], collected: Requests
 ) -> None:
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "mine"}
-    with process(*ON, "--access-log", "true", "--log-format", "json") as (running, address):
+    with process(*ON, "--access-log", "true", "--log-format", "json", environment=covered) as (running, address):
         assert httpx.post(address + INFER, json=DIGITS, headers=headers).status_code == 200
         log = [json.loads(line) for line in ended(running)]
     spans = {span.name: span for span in spans_of(collected, TRACE)}
@@ -95,13 +95,14 @@ def test_a_request_goes_on_with_its_clients_trace_and_has_a_span_for_each_part(
     assert resource["service.name"] == "normserve"
 
 
-def test_requests_that_shared_a_run_are_linked(process: Process, collected: Requests) -> None:
+def test_requests_that_shared_a_run_are_linked(process: Process, covered: dict[str, str], collected: Requests) -> None:
     traces = [f"{number:032x}" for number in (1, 2, 3)]
 
     def ask(address: str, trace: str) -> int:
         return httpx.post(address + INFER, json=DIGITS, headers={"traceparent": f"00-{trace}-{PARENT}-01"}).status_code
 
-    with process(*ON, "--max-queue-delay-ms", "1000", "--max-batch-size", "3") as (running, address):
+    flags = (*ON, "--max-queue-delay-ms", "1000", "--max-batch-size", "3")
+    with process(*flags, environment=covered) as (running, address):
         with ThreadPoolExecutor(3) as threads:
             assert list(threads.map(lambda trace: ask(address, trace), traces)) == [200] * 3
         ended(running)
@@ -115,10 +116,12 @@ def test_requests_that_shared_a_run_are_linked(process: Process, collected: Requ
         assert linked == ({*traces} - {first} if trace == first else {first})
 
 
-def test_failures_and_other_routes_have_spans_and_paths_are_no_names(process: Process, collected: Requests) -> None:
+def test_failures_and_other_routes_have_spans_and_paths_are_no_names(
+    process: Process, covered: dict[str, str], collected: Requests
+) -> None:
     asked = [("POST", "/v2/models/nobody/infer"), ("GET", "/v2/models/ln-mlp-digits"), ("GET", "/nothing")]
     traces = [f"{number:032x}" for number in range(1, 4)]
-    with process(*ON) as (running, address):
+    with process(*ON, environment=covered) as (running, address):
         for (method, path), trace in zip(asked, traces, strict=True):
             httpx.request(method, address + path, headers={"traceparent": f"00-{trace}-{PARENT}-01"})
         ended(running)
@@ -127,9 +130,9 @@ def test_failures_and_other_routes_have_spans_and_paths_are_no_names(process: Pr
 
 
 def test_a_trace_that_its_client_does_not_sample_is_not_sent_and_answers_all_the_same(
-    process: Process, collected: Requests
+    process: Process, covered: dict[str, str], collected: Requests
 ) -> None:
-    with process(*ON) as (running, address):
+    with process(*ON, environment=covered) as (running, address):
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
         assert httpx.post(address + INFER, json=DIGITS, headers=headers).status_code == 200
         assert httpx.post(address + INFER, json=DIGITS, headers={"traceparent": "nonsense"}).status_code == 200

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,14 +24,6 @@ MODEL = "ln-mlp-digits"
 INFER = f"/v2/models/{MODEL}/infer"
 BODY = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": DIGIT}]})
 Process = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of one model: every worker loads what is there."""
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(ROOT / "artifacts" / MODEL, folder / MODEL)
-    return str(folder)
 
 
 def children(parent: int) -> list[psutil.Process]:
@@ -69,8 +60,8 @@ def alone(worker: psutil.Process, workers: list[psutil.Process]) -> Iterator[Non
 SUCCESSES = f'requests_total{{model="{MODEL}",outcome="success",version="1"}}'
 
 
-def test_statistics_and_metrics_are_totals_whichever_worker_answers(process: Process, repository: str) -> None:
-    with process("--workers", "3", "--model-repository", repository) as (running, address):
+def test_statistics_and_metrics_are_totals_whichever_worker_answers(process: Process, covered: dict[str, str]) -> None:
+    with process("--workers", "3", environment=covered) as (running, address):
         workers = all_serving(running.pid, address, 3)
         for number, worker in enumerate(workers):
             with alone(worker, workers):
@@ -117,8 +108,10 @@ class Client(Thread):
                 connection.close()
 
 
-def test_when_one_of_four_is_killed_the_others_serve_on_and_it_is_replaced(process: Process, repository: str) -> None:
-    with process("--workers", "4", "--model-repository", repository) as (running, address):
+def test_when_one_of_four_is_killed_the_others_serve_on_and_it_is_replaced(
+    process: Process, covered: dict[str, str]
+) -> None:
+    with process("--workers", "4", environment=covered) as (running, address):
         workers = all_serving(running.pid, address, 4)
         ends = Event()
         clients = [Client(address, ends) for _ in range(16)]
@@ -157,9 +150,9 @@ def test_when_one_of_four_is_killed_the_others_serve_on_and_it_is_replaced(proce
             assert httpx.post(f"{address}{INFER}", content=BODY).status_code == 200
 
 
-def test_told_to_stop_under_load_they_break_no_connection(process: Process, repository: str) -> None:
-    flags = ("--workers", "2", "--drain-seconds", "0.5", "--model-repository", repository)
-    with process(*flags) as (running, address):
+def test_told_to_stop_under_load_they_break_no_connection(process: Process, covered: dict[str, str]) -> None:
+    flags = ("--workers", "2", "--drain-seconds", "0.5")
+    with process(*flags, environment=covered) as (running, address):
         all_serving(running.pid, address, 2)
         clients = [Client(address, Event()) for _ in range(8)]
         for client in clients:
@@ -175,10 +168,10 @@ def test_told_to_stop_under_load_they_break_no_connection(process: Process, repo
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_of_them_and_what_is_in_flight_is_answered(
-    process: Process, repository: str, number: signal.Signals
+    process: Process, covered: dict[str, str], number: signal.Signals
 ) -> None:
-    flags = ("--workers", "2", "--max-queue-delay-ms", "1000", "--drain-seconds", "1", "--model-repository", repository)
-    with process(*flags) as (running, address):
+    flags = ("--workers", "2", "--max-queue-delay-ms", "1000", "--drain-seconds", "1")
+    with process(*flags, environment=covered) as (running, address):
         workers = all_serving(running.pid, address, 2)
         answers: list[int] = []
         asking = [
