@@ -213,6 +213,16 @@ _SCHEMAS: dict[str, Any] = {
                 "properties": {
                     "binary_data_output": {"type": "boolean", "description": "Send outputs as binary."},
                     "nonfinite": {"const": "null", "description": "Write NaN and infinity as null in JSON outputs."},
+                    "timeout": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "Microseconds in which the answer is of use; 0: those of the server's setting.",
+                    },
+                    "priority": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "1 for the highest, 0 or any other for the usual.",
+                    },
                 },
             },
             "inputs": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/RequestInput"}},
