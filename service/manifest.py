@@ -242,9 +242,12 @@ class Manifest(_Part):
         try:
             return cls.model_validate_json(read_regular_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise ArtifactError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from error
+            wrong = [
+                f"{'.'.join(map(str, each['loc'])) or 'the document'}: {each['msg']}"
+                for each in error.errors(include_url=False, include_input=False)
+            ]
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise ArtifactError(f"{MANIFEST_FILE}: {'; '.join(wrong[:3])}{more}") from None  # pydantic says no more
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; fields that are not set are left out."""

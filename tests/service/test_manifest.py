@@ -114,6 +114,12 @@ def test_a_wrong_field_is_named(folder: Path, changes: dict[str, Any], words: st
         Artifact.read(folder)
 
 
+def test_three_wrong_fields_are_named_and_the_others_counted(folder: Path) -> None:
+    edit(folder, name="../x", version="01", batch_axis=1, max_rows=0, bogus=1)
+    with pytest.raises(ArtifactError, match=r"^manifest.json: name: .*; version: .*; batch_axis: [^;]*; and 2 more$"):
+        Artifact.read(folder)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "ln-mlp-digits"'])
 def test_a_manifest_that_is_not_json_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
