@@ -34,6 +34,7 @@ def without_gpu() -> str:
     return ""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares fixtures runs in one process: a file's tests, and those of a folder that builds one thing for all."""
     for item in items:
