@@ -26,7 +26,7 @@ test: .venv/everything-installed .venv/debian-installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest --cov --numprocesses logical --maxprocesses 4 --dist loadgroup
+	OMP_NUM_THREADS=1 .venv/bin/pytest --cov --numprocesses logical --maxprocesses 4 # a thread each, or they stand in one another's way
 
 format: .venv/everything-installed
 	.venv/bin/ruff format .

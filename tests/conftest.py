@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from service.cuda import NoGpuError, find_gpu
 from service.provider import Provider, provider_of
@@ -21,7 +22,7 @@ from tests.container.engine import MEASURED, STANDIN_BASE
 ROOT = Path(__file__).parents[1]
 ARTIFACTS = ROOT / "artifacts"
 PATIENCE_S = 60
-BUILDS_ONCE = ("container", "export")
+BUILDS_ONCE = ("tests/container/", "tests/export/")
 
 
 @cache
@@ -34,12 +35,16 @@ def without_gpu() -> str:
     return ""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFixtures(LoadScopeScheduling):
     """What shares fixtures runs in one process: a file's tests, and those of a folder that builds one thing for all."""
-    for item in items:
-        file = item.path.relative_to(ROOT / "tests")
-        item.add_marker(pytest.mark.xdist_group(file.parts[0] if file.parts[0] in BUILDS_ONCE else str(file)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in BUILDS_ONCE if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixtures:
+    return ByFixtures(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
