@@ -86,10 +86,9 @@ class RequestQueue:
 
     def discard(self, pending: Pending) -> bool:
         """Forget a request that needs no answer any more; whether it was still waiting."""
-        try:
-            self._waiting.remove(pending)
-        except ValueError:  # it has been taken into a batch already
+        if pending not in self._waiting:  # it is in a batch already; remove() would write all its numbers in its error
             return False
+        self._waiting.remove(pending)
         self._count_out(pending)
         return True
 

@@ -187,3 +187,16 @@ async def test_a_request_that_makes_a_run_fail_fails_alone() -> None:
         assert (await good)["y"].tolist() == [[2.0, 2.0]] * 2
         assert (await also_good)["y"].tolist() == [[4.0, 4.0]] * 3
     assert model.batch_rows == [6, 2, 1, 3]
+
+
+def test_a_request_in_a_batch_is_looked_for_without_a_look_at_its_numbers() -> None:
+    class Unprintable:
+        def __repr__(self) -> str:
+            raise AssertionError("a megabyte of numbers would become text")
+
+    queue = request_queue.RequestQueue("m", max_requests=2, max_bytes=100)
+    future = asyncio.Future[Arrays](loop=asyncio.new_event_loop())
+    pending = queue.add(Unprintable(), 1, 8, None, is_urgent=False, future=future)
+    assert queue.take(1) == [pending]
+    assert not queue.discard(pending)
+    future.get_loop().close()
