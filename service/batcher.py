@@ -11,6 +11,7 @@ beside the run itself (docs/decisions/0002).
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from time import perf_counter
 from types import TracebackType
@@ -34,6 +35,7 @@ LEAST_GATHERING_S = 5e-4  # for less, uvloop's timers, which count whole millise
 # A run that is as long as this has long made up for what a run costs by itself; a longer one only leaves the caches. An
 # encoder on two cores: 867 rows/s in runs of 8 (18 ms), 860 of 16, 756 of 64 (docs/decisions/0009).
 LONG_ENOUGH_S = 0.03
+LATEST = 8  # runs that tell how long the next will take: the quickest of them, as others were interrupted
 
 
 class BatchObserver(Protocol):
@@ -92,7 +94,7 @@ class Batcher:
         self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
         self._running = self._running_rows = 0
-        self._seconds_a_byte = 0.0  # of input, as the last run had it
+        self._seconds_a_byte = deque[float](maxlen=LATEST)  # of input
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -186,7 +188,7 @@ class Batcher:
                 self._running -= 1
                 self._running_rows -= answered
             took = perf_counter() - started
-            self._seconds_a_byte = took / max(1, sum(pending.nbytes for pending in batch))
+            self._seconds_a_byte.append(took / max(1, sum(pending.nbytes for pending in batch)))
             moment, answered = GATHERING * took, min(answered, self._max_batch_size)
             gathers_until = perf_counter() + (moment if moment >= LEAST_GATHERING_S else 0)
             del batch  # or an idle instance would keep the last batch's arrays alive
@@ -233,8 +235,11 @@ class Batcher:
             return self._max_batch_size
         share = math.ceil((self._queue.rows_like_the_first() + self._running_rows) / self._instances)
         first = self._queue.first()
-        would_take = share * self._seconds_a_byte * first.nbytes / first.rows
-        return min(self._max_batch_size, math.ceil(share / max(1, round(would_take / LONG_ENOUGH_S))))
+        would_take = share * min(self._seconds_a_byte, default=0.0) * first.nbytes / first.rows
+        most = math.ceil(share / max(1, round(would_take / LONG_ENOUGH_S)))
+        return min(
+            self._max_batch_size, max(most, round(most / first.rows) * first.rows)
+        )  # whole requests, if it is near
 
     async def _execute(self, batch: list[Pending]) -> None:
         """Run a batch and give every caller its rows.

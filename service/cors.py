@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.protocol import HEADER_LENGTH
-from service.tensor_response import WRITES_WHOLE
+from service.whole_response import WRITES_WHOLE
 
 METHODS = ("GET", "POST")
 ASKED_WITH = ("Authorization", "Content-Encoding", "Content-Type", HEADER_LENGTH, "X-API-Key", "X-Request-ID")

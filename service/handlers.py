@@ -4,13 +4,15 @@ import logging
 import re
 from http import HTTPStatus
 
+import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from service.errors import STATUS, InferenceError, ServiceError
+from service.whole_response import WholeResponse
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +26,12 @@ def _methods_at(request: Request, error: HTTPException) -> str:
     return ", ".join(sorted(methods))
 
 
-def error_response(error: ServiceError) -> JSONResponse:
-    """What a failed request is answered with."""
+def error_response(error: ServiceError) -> Response:
+    """What a failed request is answered with: cheaply, for under overload most are."""
     if isinstance(error, InferenceError):  # the run that failed was logged where no request is known
         logger.error("answered 500: %s", error)
-    headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
-    return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
+    retry_after = None if error.retry_after_seconds is None else (b"retry-after", b"%d" % error.retry_after_seconds)
+    return WholeResponse([orjson.dumps({"error": str(error)})], b"application/json", retry_after, STATUS[type(error)])
 
 
 def unexpected_response() -> JSONResponse:
@@ -41,7 +43,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Replace FastAPI's ``{"detail"}`` bodies."""
 
     @app.exception_handler(ServiceError)
-    async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
+    async def service_error(_request: Request, error: ServiceError) -> Response:
         return error_response(error)
 
     @app.exception_handler(HTTPException)

@@ -13,14 +13,15 @@ from typing import Any
 import httptools
 import orjson
 from starlette.responses import JSONResponse
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api_key import HEALTH_PATHS
 from service.call import WHEN_CLIENT_LEAVES
 from service.lifecycle import Lifecycle
 from service.request_id import HEADER, REQUEST_ID, current, id_of, new_ids
 from service.staged_transport import LEAVING_S, StagedTransport
-from service.tensor_response import WRITES_WHOLE
+from service.starts import Starts
+from service.whole_response import WRITES_WHOLE
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")  # a browser must not take for a page what is none
 
@@ -60,13 +61,15 @@ class HttpProtocol(HttpToolsProtocol):
         "_received",
         "_running",
         "_stalled_since",
+        "_starts",
         "_unsent",
     )
 
     transport: StagedTransport
 
-    def __init__(self, *args: Any, limits: Limits, lifecycle: Lifecycle, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limits: Limits, lifecycle: Lifecycle, starts: Starts, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._starts = starts
         self._limits = limits
         self._lifecycle = lifecycle
         self._new_ids = new_ids()
@@ -193,7 +196,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        begin = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["path"] in HEALTH_PATHS:
+            begin()
+        else:
+            self._starts.begin(begin)
 
     # ---- what the server calls ---------------------------------------------------------------------------------------
 
@@ -317,17 +324,17 @@ def _late(what: str, seconds: float, setting: str) -> str:
     )
 
 
-def _write_whole(cycle: RequestResponseCycle, response: bytes) -> bool:
+def _write_whole(cycle: RequestResponseCycle, status: int, response: bytes) -> bool:
     """Write status line, headers and body, and end the request; False where ASGI's own way must be taken.
 
     That one looks at each header with two regular expressions and takes two messages: 14 us, of 40 that uvicorn needs
     to echo 9 KiB. It also knows what to do when the client reads slowly or has left, or the connection is to end.
     """
-    if cycle.flow.write_paused or cycle.disconnected or not cycle.keep_alive:
+    if cycle.flow.write_paused or cycle.disconnected or not cycle.keep_alive or cycle.scope["method"] == "HEAD":
         return False
     cycle.response_started = cycle.response_complete = True
     headers = map(b": ".join, cycle.default_headers)  # those that the server adds, such as the date
-    cycle.transport.write(b"\r\n".join((b"HTTP/1.1 200 OK", *headers, response)))
+    cycle.transport.write(STATUS_LINE[status] + b"\r\n".join((*headers, response)))
     cycle.message_event.set()
     cycle.on_response()
     return True

@@ -23,7 +23,7 @@ from service.repository import ModelRepository
 from service.request import json_length
 from service.served import Plan, Served
 from service.settings import Settings
-from service.tensor_response import TensorResponse
+from service.whole_response import WholeResponse
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,10 @@ class Infer:
             response = unexpected_response()
         await response(scope, receive, send)
 
-    async def _answer(self, model: Served, scope: Scope, receive: Receive) -> TensorResponse:
-        call, headers = arriving(scope, self._timeout_s, model.name), dict(scope["headers"])
+    async def _answer(self, model: Served, scope: Scope, receive: Receive) -> WholeResponse:
+        call = arriving(scope, self._timeout_s, model.name)
         model.check()  # under overload, reading what cannot be run would take from what can
+        headers = dict(scope["headers"])
         try:
             body = await read_body(headers, receive, self._max_body_bytes, call, self._bodies)
             header = headers.get(_HEADER_LENGTH)
@@ -96,12 +97,12 @@ def _decoded(model: Served, body: bytes | bytearray, length: int | None) -> tupl
     return plan, plan.read(binary)
 
 
-def _encoded(model: Served, wanted: codec.Wanted, outputs: Arrays) -> TensorResponse:
+def _encoded(model: Served, wanted: codec.Wanted, outputs: Arrays) -> WholeResponse:
     text, tensors = codec.encode(wanted, model.name, model.version, outputs)
     if not tensors:
-        return TensorResponse(text, _JSON)
+        return WholeResponse(text, _JSON)
     length = (_HEADER_LENGTH, b"%d" % sum(map(len, text)))
-    return TensorResponse([*text, *tensors], _BINARY, length)
+    return WholeResponse([*text, *tensors], _BINARY, length)
 
 
 def leads_to_infer(scope: Scope) -> bool:

@@ -23,7 +23,7 @@ from service.protocol import DATATYPE_OF, Arrays, ErrorBody, OperationDescriptio
 from service.repository import ModelRepository
 from service.served import Plan, Served
 from service.settings import Settings
-from service.tensor_response import TensorResponse
+from service.whole_response import WholeResponse
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "There is no such operation."}}
 ERRORS = {
@@ -94,7 +94,7 @@ async def _compute(name: str, request: Request) -> Response:
         model.metrics.encode_seconds.observe(encoded - computed)
         if call.record is not None:
             call.record.decode, call.record.encode = (started, decoded), (computed, encoded)
-    return TensorResponse(answer, b"application/json")
+    return WholeResponse(answer, b"application/json")
 
 
 def _decoded(model: Served, body: bytes | bytearray) -> tuple[Plan, Any]:

@@ -20,6 +20,7 @@ from service.http_protocol import HttpProtocol, Limits
 from service.last_connections import refuse_new
 from service.lifecycle import Lifecycle
 from service.settings import Settings, refused
+from service.starts import Starts
 from service.tallies import Tallies
 
 LEAST_GRACE_S = 30  # for requests in flight: deadlines and time-outs end them sooner, if they are not longer
@@ -65,7 +66,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http=partial(HttpProtocol, limits=limits, lifecycle=self._lifecycle),  # type: ignore[arg-type]
+                http=partial(HttpProtocol, limits=limits, lifecycle=self._lifecycle, starts=Starts()),  # type: ignore[arg-type]
                 backlog=max(2048, settings.max_connections),
                 proxy_headers=False,  # nobody here asks for the client's address
                 ws="none",  # nobody here speaks WebSocket, whatever library is installed

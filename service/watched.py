@@ -6,7 +6,7 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.record import RECORD, Record
-from service.tensor_response import WRITES_WHOLE
+from service.whole_response import WRITES_WHOLE
 
 Tell = Callable[[Scope, Record], None]
 
@@ -30,10 +30,10 @@ class Watched:
             self._begin(scope, record)
         if (writes_whole := scope.get(WRITES_WHOLE)) is not None:
 
-            def written(response: bytes) -> bool:
-                if not writes_whole(response):
+            def written(status: int, response: bytes) -> bool:
+                if not writes_whole(status, response):
                     return False
-                record.status, record.bytes_out = 200, len(response) - response.index(b"\r\n\r\n") - 4
+                record.status, record.bytes_out = status, len(response) - response.index(b"\r\n\r\n") - 4
                 return True
 
             scope[WRITES_WHOLE] = written

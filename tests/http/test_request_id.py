@@ -18,7 +18,7 @@ import onnx.numpy_helper
 import pytest
 
 from service.openapi import DIGIT
-from service.tensor_response import CHUNK_BYTES
+from service.whole_response import CHUNK_BYTES
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 Process = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]

@@ -30,7 +30,7 @@ SERVICE_LAYERS = [
         "errors",
         "settings",
         "cores",
-        "tensor_response",
+        "whole_response",
         "tallies",
         "record",
         "queued_stream",
@@ -42,6 +42,7 @@ SERVICE_LAYERS = [
         "page",
         "turns",
         "staged_transport",
+        "starts",
     },
     {"access_log", "call", "watched"},
     {

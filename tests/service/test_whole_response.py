@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from service.tensor_response import CHUNK_BYTES, WRITES_WHOLE, TensorResponse
+from service.whole_response import CHUNK_BYTES, WRITES_WHOLE, WholeResponse
 
 
-async def messages(response: TensorResponse) -> list[dict[str, Any]]:
+async def messages(response: WholeResponse) -> list[dict[str, Any]]:
     sent = list[dict[str, Any]]()
 
     async def send(message: Any) -> None:
@@ -31,7 +31,7 @@ async def messages(response: TensorResponse) -> list[dict[str, Any]]:
     ids=["json", "binary", "just small", "large"],
 )
 async def test_small_ones_go_out_at_once_and_large_ones_in_chunks(parts: list[Any], bodies: list[int]) -> None:
-    start, *rest = await messages(TensorResponse(parts, b"application/octet-stream", (b"x-more", b"1")))
+    start, *rest = await messages(WholeResponse(parts, b"application/octet-stream", (b"x-more", b"1")))
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     assert headers["content-length"] == str(sum(map(len, parts)))
     assert headers["content-type"] == "application/octet-stream"
@@ -43,10 +43,10 @@ async def test_small_ones_go_out_at_once_and_large_ones_in_chunks(parts: list[An
 
 @pytest.mark.parametrize("takes", [True, False])
 async def test_a_server_that_takes_a_response_whole_gets_it_at_once(takes: bool) -> None:
-    whole, sent = list[bytes](), list[Any]()
+    whole, sent = list[tuple[int, bytes]](), list[Any]()
 
-    def write(response: bytes) -> bool:
-        whole.append(response)
+    def write(status: int, response: bytes) -> bool:
+        whole.append((status, response))
         return takes
 
     async def send(message: Any) -> None:
@@ -55,7 +55,7 @@ async def test_a_server_that_takes_a_response_whole_gets_it_at_once(takes: bool)
     async def receive() -> Any:
         raise AssertionError("nothing is read")
 
-    response = TensorResponse([b"{}", memoryview(b"ab")], b"application/json", (b"x-more", b"1"))
+    response = WholeResponse([b"{}", memoryview(b"ab")], b"application/json", (b"x-more", b"1"), 429)
     await response({"type": "http", WRITES_WHOLE: write}, receive, send)
-    assert whole == [b"content-type: application/json\r\ncontent-length: 4\r\nx-more: 1\r\n\r\n{}ab"]
+    assert whole == [(429, b"content-type: application/json\r\ncontent-length: 4\r\nx-more: 1\r\n\r\n{}ab")]
     assert [message.get("body") for message in sent] == ([] if takes else [None, b"{}ab"])
