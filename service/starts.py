@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 # With five times as many requests as can be computed the loop refused hundreds in a pass, 0.15 s of it, and whoever had
 # computed a batch waited that long for the next (docs/decisions/0016).
-MOST_IN_A_PASS = 4
+MOST_IN_A_PASS = 16
 
 
 class Starts:

@@ -20,8 +20,8 @@ async def test_a_few_begin_at_once_and_the_others_a_few_a_pass_in_order() -> Non
 
 async def test_those_that_come_later_wait_behind_those_that_wait() -> None:
     starts, begun = Starts(), list[str]()
-    for name in "abcdefgh"[: MOST_IN_A_PASS + 2]:
-        starts.begin(lambda name=name: begun.append(name))  # type: ignore[misc]
+    for number in range(MOST_IN_A_PASS + 2):
+        starts.begin(lambda number=number: begun.append(str(number)))  # type: ignore[misc]
     starts.begin(lambda: begun.append("last"))
     for _ in range(5):
         await asyncio.sleep(0)
