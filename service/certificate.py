@@ -171,7 +171,15 @@ def sample(tensor: InputTensor, shape: Sequence[int], rng: np.random.Generator, 
 
 
 def probe_inputs(manifest: Manifest) -> list[Arrays]:
-    """The inputs of the manifest's probe, one entry a shape, which is that of the first input."""
+    """The inputs of the manifest's probe, one entry a shape, which is that of the first input.
+
+    Raises ArtifactError when recorded ones cannot be read.
+    """
+    if manifest.probe.inputs is not None:
+        return [
+            {tensor.name: batch[tensor.name].array(tensor.datatype) for tensor in manifest.inputs}
+            for batch in manifest.probe.inputs
+        ]
     rng = np.random.default_rng(manifest.probe.seed)
     return [samples(manifest, shape, rng) for shape in manifest.probe.shapes]
 
@@ -225,7 +233,8 @@ def torch_onnx_parity(
         claim="torch_onnx_parity",
         holds=bool(np.allclose(got, expected, rtol=rtol, atol=atol)),
         measured=max_difference(got, expected) | {"numbers": int(got.size)},
-        how=f"onnxruntime against torch on the seeded probe, shapes {probe.shapes}: "
+        how=f"onnxruntime against torch on the {'seeded' if probe.inputs is None else 'recorded'} probe, "
+        f"shapes {probe.shapes}: "
         f"|difference| <= {atol:g} + {rtol:g} |torch|"
         + (f", the first {tolerance:g} of the root mean square of torch's numbers" if tolerance is not None else ""),
         checked=checked,
@@ -310,7 +319,11 @@ def thread_invariant(
 
 
 def invariance_rows(manifest: Manifest, shape: Sequence[int]) -> Arrays:
-    """``max_rows`` seeded rows of a probe's shape, past its batch axis."""
+    """``max_rows`` rows of a probe's shape, past its batch axis: seeded, or the recorded ones over and over."""
+    if manifest.probe.inputs is not None:
+        recorded = probe_inputs(manifest)[manifest.probe.shapes.index(list(shape))]
+        order = np.arange(manifest.max_rows) % shape[0]
+        return {name: array[order] for name, array in recorded.items()}
     return samples(manifest, (manifest.max_rows, *shape[1:]), np.random.default_rng(manifest.probe.seed))
 
 

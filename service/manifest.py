@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import math
 import operator
 import os
 import re
@@ -140,11 +141,40 @@ class Metric(_Part):
     served: float
 
 
+class RecordedTensor(_Part):
+    """An input's values as they were given: base64 of its numbers, row by row, little-endian."""
+
+    shape: list[Annotated[int, Field(ge=1)]]
+    data: str
+
+    @classmethod
+    def of(cls, array: Array) -> Self:
+        """As it is stored."""
+        little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        return cls(shape=list(array.shape), data=base64.b64encode(little_endian.tobytes()).decode())
+
+    def array(self, datatype: str) -> Array:
+        """The values. Raises :class:`ArtifactError` when they are not as many as the shape says."""
+        dtype = DATATYPES[datatype]
+        try:
+            content = base64.b64decode(self.data, validate=True)
+        except ValueError as error:
+            raise ArtifactError(f"the probe's inputs in {MANIFEST_FILE} are not base64") from error
+        if len(content) != math.prod(self.shape) * dtype.itemsize:
+            raise ArtifactError(f"the probe's inputs in {MANIFEST_FILE} are not {datatype} {self.shape}")
+        return np.frombuffer(content, dtype).reshape(self.shape).copy()  # what reads it may want to write to it
+
+
 class Probe(_Part):
-    """Seeded inputs and the outputs torch gave for them, so that the service can compare itself with torch."""
+    """Inputs and the outputs torch gave for them, so that the service can compare itself with torch.
+
+    shapes: of the first input. inputs: where numbers drawn from the seed could lie outside of what the model is for,
+    the inputs themselves, one entry a shape.
+    """
 
     seed: int
     shapes: list[list[int]] = Field(min_length=1)
+    inputs: list[dict[str, RecordedTensor]] | None = None
     outputs: str = Field(description="all outputs for all shapes, one after the other: base64 of float32")
     atol: float = Field(ge=0)
     rtol: float = Field(ge=0)
@@ -220,13 +250,19 @@ class Manifest(_Part):
         for tensor in others:
             if tensor.optional and -1 in tensor.shape[self.batch_axis is not None :]:
                 raise ValueError(f"{tensor.name} is optional and varies in size: its zeros could be of any size")
-            if -1 in tensor.shape[len(first.shape) :]:
+            if self.probe.inputs is None and -1 in tensor.shape[len(first.shape) :]:
                 raise ValueError(f"{tensor.name} {tensor.shape} varies where {first.name} {first.shape} has no axis")
         if all(tensor.on_request for tensor in self.outputs):
             raise ValueError("every output is on_request, one must always be answered")
         for tensors in (self.inputs, self.outputs):
             if len({tensor.name for tensor in tensors}) != len(tensors):
                 raise ValueError("two tensors have the same name")
+        if self.probe.inputs is not None:
+            names = {tensor.name for tensor in self.inputs}
+            if any(set(batch) != names for batch in self.probe.inputs):
+                raise ValueError(f"the probe's inputs are not those of the model, {', '.join(sorted(names))}")
+            if [batch[first.name].shape for batch in self.probe.inputs] != self.probe.shapes:
+                raise ValueError(f"the probe's inputs have not the shapes {self.probe.shapes} of {first.name}")
         certificate = self.certificate
         if (certificate.model_name, certificate.model_version) != (self.name, self.version):
             raise ValueError(f"the certificate is that of {certificate.model_name}/{certificate.model_version}")

@@ -6,7 +6,7 @@ import pytest
 
 from service import certificate
 from service.artifact import Artifact
-from service.manifest import ArtifactError, Certificate, Claim, InputTensor, Manifest, Probe
+from service.manifest import ArtifactError, Certificate, Claim, InputTensor, Manifest, Probe, RecordedTensor
 from service.protocol import Arrays
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
@@ -55,6 +55,28 @@ def test_one_last_bit_in_one_row_of_the_largest_batch_is_found_out(manifest_of: 
 
     here = certificate.recheck(with_probe(manifest_of(), run), {1: run, 2: run})
     assert holds(here)["batch_invariant"] is False
+
+
+def test_recorded_inputs_are_what_is_measured(manifest_of: ManifestOf) -> None:
+    seen = []
+
+    def run(inputs: Arrays) -> Arrays:
+        seen.append(inputs["x"])
+        return doubled(inputs)
+
+    x = np.arange(9, dtype="f4").reshape(3, 3)
+    probe = Probe(
+        seed=1,
+        shapes=[[3, 3]],
+        inputs=[{"x": RecordedTensor.of(x)}],
+        outputs=Probe.pack([{"y": x * 2}]),
+        atol=0,
+        rtol=0,
+    )
+    here = certificate.recheck(manifest_of(probe=probe.model_dump()), {1: run, 2: run})
+    assert holds(here) == {"torch_onnx_parity": True, "batch_invariant": True, "thread_invariant": True}
+    assert {tuple(row) for batch in seen for row in batch} == {tuple(row) for row in x}
+    assert max(map(len, seen)) == 8  # max_rows, of three rows over and over
 
 
 def test_a_row_whose_bits_depend_on_where_it_lies_in_memory_is_found_out(manifest_of: ManifestOf) -> None:

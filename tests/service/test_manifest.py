@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.artifact import Artifact
-from service.manifest import ArtifactError, Manifest, Probe
+from service.manifest import ArtifactError, Manifest, Probe, RecordedTensor
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
@@ -51,9 +51,51 @@ def test_a_probes_outputs_are_kept_to_the_bit() -> None:
     assert probe.expected().tobytes() == np.array([1.5, np.nan, -0.0, 3], "f4").tobytes()
 
 
+def recorded(*arrays: np.ndarray, **changes: Any) -> dict[str, Any]:
+    """A probe whose inputs ``x`` are these."""
+    probe = Probe(
+        seed=1,
+        shapes=[list(array.shape) for array in arrays],
+        inputs=[{"x": RecordedTensor.of(array)} for array in arrays],
+        outputs="",
+        atol=0,
+        rtol=0,
+    )
+    return {"probe": probe.model_dump() | changes}
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", ">i8", "f2", "f4", ">f8"])
+def test_recorded_inputs_are_kept_to_the_bit(dtype: str) -> None:
+    array = np.array([[0, 1, 1], [1, 0, 1]], dtype).T
+    datatype = {"b": "BOOL", "u": "UINT8", "i": "INT64", "f": f"FP{array.dtype.itemsize * 8}"}[array.dtype.kind]
+    read = RecordedTensor.of(array).array(datatype)
+    assert (read == array).all()
+    assert read.shape == (3, 2)
+
+
+@pytest.mark.parametrize("data", ["AAAA", "*"])
+def test_recorded_inputs_that_are_damaged_are_refused(data: str) -> None:
+    with pytest.raises(ArtifactError, match="the probe's inputs in manifest.json are not"):
+        RecordedTensor(shape=[2, 3], data=data).array("FP32")
+
+
+def test_recorded_inputs_may_vary_where_the_first_has_no_axis(manifest_of: Callable[..., Manifest]) -> None:
+    x, y = np.zeros((2, 3), "f4"), RecordedTensor.of(np.zeros((2, 1, 4), "f4"))
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "y", "datatype": "FP32", "shape": [-1, 1, -1]},
+    ]
+    changes = recorded(x)
+    changes["probe"]["inputs"][0]["y"] = y
+    assert manifest_of(inputs=inputs, **changes).probe.inputs is not None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (recorded(np.zeros((2, 3), "f4"), shapes=[[3, 3]]), "the probe's inputs have not the shapes"),
+        (recorded(np.zeros((2, 3), "f4"), shapes=[[2, 3], [2, 3]]), "the probe's inputs have not the shapes"),
+        (recorded(np.zeros((2, 3), "f4"), inputs=[{}]), "the probe's inputs are not those of the model, x"),
         ({"name": "../x"}, "name: String should match pattern"),
         ({"version": "01"}, "version: String should match pattern"),
         ({"batch_axis": 1}, "batch_axis: Input should be 0"),
