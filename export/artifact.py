@@ -1,11 +1,7 @@
 """One spec and its checkpoint -> ``<repository>/<name>/<version>/``, complete or not at all."""
 
-import hashlib
-import os
 from pathlib import Path
 
-import onnx
-import onnxruntime
 import torch
 from onnx import ModelProto
 from torch import nn
@@ -14,12 +10,10 @@ from export.catalog import ExportSpec
 from export.certify import certify, main_metric, named_outputs
 from export.checkpoint import extents, load_checkpoint, randomize, to_safetensors
 from export.errors import ExportError
-from export.onnx_export import export_graph, opset
+from export.folder import PROBE_SEED, THREADS, hashes, versions, write_artifact
+from export.onnx_export import export_graph
 from service import certificate
-from service.manifest import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE, Certificate, Dataset, Manifest, Probe
-
-PROBE_SEED = 7
-THREADS = (1, 2, 4)  # 4 also where there are fewer cores: the split of the work counts, not who does it
+from service.manifest import WEIGHTS_FILE, Certificate, Dataset, Manifest, Probe
 
 
 def export_artifact(spec: ExportSpec, repository: Path) -> Manifest:
@@ -34,12 +28,7 @@ def export_artifact(spec: ExportSpec, repository: Path) -> Manifest:
     graph = graph_of(spec, model, weights)
     content = graph.SerializeToString(deterministic=True)
     manifest = _certified(spec, model, _draft(spec, model, graph, content, weights), content, weights)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {WEIGHTS_FILE: weights, GRAPH_FILE: content, MANIFEST_FILE: manifest.to_json().encode()}
-    for name, data in files.items():  # the manifest last: until then its sha256 say that something is missing
-        part = folder / f".{name}.part"
-        part.write_bytes(data)
-        os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
+    write_artifact(folder, manifest, content, weights)
     return manifest
 
 
@@ -75,15 +64,8 @@ def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes
         task=spec.task,
         config=spec.config,
         dataset=held_out and Dataset(name=held_out.dataset, sha256=held_out.sha256, split=held_out.split),
-        files={
-            name: hashlib.sha256(data).hexdigest() for name, data in ((GRAPH_FILE, content), (WEIGHTS_FILE, weights))
-        },
-        versions={
-            "torch": torch.__version__.split("+")[0],
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "opset": opset(graph),
-        },
+        files=hashes(content, weights),
+        versions=versions(graph),
         probe=Probe(
             seed=PROBE_SEED, shapes=[*map(list, spec.probe_shapes)], outputs="", atol=spec.atol, rtol=spec.rtol
         ),

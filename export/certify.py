@@ -1,12 +1,15 @@
 """The claims of a certificate at export: those that need torch are measured here, the others by the service's code."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # the base class of every Dropout
+from torch.overrides import TorchFunctionMode
 
 from export.held_out import Array, Arrays, HeldOut
 from service import certificate
@@ -18,6 +21,8 @@ ERROR_ROWS = 64
 TRAINING_ROWS = 8
 BATCH_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256)
 POOL_ELEMENTS = 2**14  # of held-out rows tried in every batch: long rows cost more, and need fewer to be tried
+POSITIONS_S = 10.0  # for every position of batches of many sizes; a model that takes longer is tried in fewer sizes
+FEWEST_SIZES = 5  # up to 7 rows
 METRIC_TOLERANCE = 1e-5  # relative: another prediction would show at once, a last bit must not
 
 
@@ -66,7 +71,7 @@ def certify(model: nn.Module, manifest: Manifest, runs: dict[int, Run], held_out
     return claims
 
 
-def _without_dropout(model: nn.Module) -> nn.Module:
+def without_dropout(model: nn.Module) -> nn.Module:
     """A copy of the model, so that running statistics stay as trained, whose dropout drops nothing."""
     twin = copy.deepcopy(model)
     for module in twin.modules():
@@ -75,6 +80,11 @@ def _without_dropout(model: nn.Module) -> nn.Module:
         elif isinstance(getattr(module, "dropout", None), float):  # nn.LSTM, nn.MultiheadAttention
             module.dropout = 0.0  # type: ignore[assignment]  # mypy takes it for a submodule
     return twin
+
+
+def by_row(outputs: Arrays, manifest: Manifest) -> Arrays:
+    """The outputs with rows along the first axis; without a batch axis all of it is one row."""
+    return outputs if manifest.batch_axis == 0 else {name: array[None] for name, array in outputs.items()}
 
 
 def _differences(ours: Arrays, theirs: Arrays) -> dict[str, float | int]:
@@ -90,8 +100,10 @@ def _differences(ours: Arrays, theirs: Arrays) -> dict[str, float | int]:
 
 def train_eval_identical(model: nn.Module, manifest: Manifest, rows: Arrays) -> Claim:
     """Torch's output in ``train()`` mode against ``eval()`` mode, bitwise: what LN keeps and BN does not."""
-    twin = _without_dropout(model)
-    measured = _differences(*(named_outputs(twin.train(mode), manifest, rows) for mode in (True, False)))
+    twin = without_dropout(model)
+    measured = _differences(
+        *(by_row(named_outputs(twin.train(mode), manifest, rows), manifest) for mode in (True, False))
+    )
     return Claim(
         claim="train_eval_identical",
         holds=measured["mismatching_rows"] == 0,
@@ -103,7 +115,7 @@ def train_eval_identical(model: nn.Module, manifest: Manifest, rows: Arrays) -> 
 
 def training_mode(model: nn.Module, manifest: Manifest, rows: Arrays) -> dict[str, float | int]:
     """In ``train()`` mode: a row among some rows, and at the same place among others of an equally large batch."""
-    twin = _without_dropout(model).train()
+    twin = without_dropout(model).train()
     count = min(TRAINING_ROWS, len(next(iter(rows.values()))) // 2)
     together = {name: array[:count] for name, array in rows.items()}
     among_others = []
@@ -117,26 +129,26 @@ def training_mode(model: nn.Module, manifest: Manifest, rows: Arrays) -> dict[st
     return _differences(expected, moved)
 
 
-def float64_error(model: nn.Module, run: Run, manifest: Manifest) -> Claim:
-    """Torch's and the runtime's error against the model computed in float64, for rows of each mean.
+def float64_error(model: nn.Module, run: Run, manifest: Manifest, cases: Mapping[str, Arrays] | None = None) -> Claim:
+    """Torch's and the runtime's error against the model computed in float64, for rows of each mean or of each case.
 
     float64 norms take the mean first and the variance about it (two passes), so their own error is far below float32's.
     Medians over rows are compared: at a large mean the softmax of a Transformer tips over on a last bit in single rows,
     for torch as for the runtime, and the largest error then says who was less lucky. The largest stand beside them.
     """
-    is_real = manifest.inputs[0].datatype.startswith("FP")
     exact_model = copy.deepcopy(model).eval().double()
-    rng = np.random.default_rng(manifest.probe.seed)
     measured: dict[str, dict[str, float]] = {}
-    holds = True
-    for mean in MEANS if is_real else (0.0,):
-        rows = certificate.samples(manifest, (ERROR_ROWS, *manifest.probe.shapes[-1][1:]), rng, mean)
-        exact = named_outputs(exact_model, manifest, {name: _in_float64(array) for name, array in rows.items()})
-        by_torch = _row_errors(named_outputs(model.eval(), manifest, rows), exact)
-        served = _row_errors(run(rows), exact)
+    holds, count = True, 0
+    for case, rows in (_of_each_mean(manifest) if cases is None else cases).items():
+        in_float64 = {name: _in_float64(array) for name, array in rows.items()}
+        with _AllInFloat64():
+            exact = by_row(named_outputs(exact_model, manifest, in_float64), manifest)
+        by_torch = _row_errors(by_row(named_outputs(model.eval(), manifest, rows), manifest), exact)
+        served = _row_errors(by_row(run(rows), manifest), exact)
         ulp = float(np.spacing(np.float32(max(np.max(np.abs(array)) for array in exact.values()))))
         holds &= bool(np.median(served) <= 2 * np.median(by_torch) + 2 * ulp)
-        measured[f"mean {mean:g}" if is_real else "all rows"] = {
+        count = max(count, len(served))
+        measured[case] = {
             "torch_median": float(np.median(by_torch)),
             "served_median": float(np.median(served)),
             "torch_max": float(by_torch.max()),
@@ -147,10 +159,45 @@ def float64_error(model: nn.Module, run: Run, manifest: Manifest) -> Claim:
         claim="float64_error",
         holds=holds,
         measured=measured,
-        how=f"each row's largest absolute error against the same weights in float64, over {ERROR_ROWS} rows; holds "
+        how=f"each row's largest absolute error against the same weights in float64, over {count} rows; holds "
         "when the runtime's median is at most twice torch's, plus 2 ulp of the largest output",
         checked="export",
     )
+
+
+class _AllInFloat64(TorchFunctionMode):
+    """Where a forward asks for float32, as by ``.float()`` or ``dtype=``, it gets float64; so it does by default."""
+
+    def __enter__(self) -> Self:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        torch.set_default_dtype(self._default)
+
+    def __torch_function__(
+        self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The same call in float64."""
+
+        def wide(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        function = Tensor.double if function is Tensor.float else function
+        return function(*map(wide, args), **{key: wide(value) for key, value in (kwargs or {}).items()})
+
+
+def _of_each_mean(manifest: Manifest) -> dict[str, Arrays]:
+    is_real = manifest.inputs[0].datatype.startswith("FP")
+    rng = np.random.default_rng(manifest.probe.seed)
+    shape = (ERROR_ROWS, *manifest.probe.shapes[-1][1:])
+    return {
+        f"mean {mean:g}" if is_real else "all rows": certificate.samples(manifest, shape, rng, mean)
+        for mean in (MEANS if is_real else (0.0,))
+    }
 
 
 def _in_float64(array: Array) -> Array:
@@ -159,7 +206,10 @@ def _in_float64(array: Array) -> Array:
 
 def _row_errors(got: Arrays, exact: Arrays) -> Array:
     """The largest absolute error in each row of any output: (N, ...) -> (N,)."""
-    errors = [np.abs(got[name] - array).reshape(len(array), -1).max(axis=1) for name, array in exact.items()]
+    errors = [
+        np.abs(got[name].astype("f8") - array.astype("f8")).reshape(len(array), -1).max(axis=1)
+        for name, array in exact.items()
+    ]
     largest: Array = np.max(errors, axis=0)
     return largest
 
@@ -175,6 +225,62 @@ def metric_preserved(model: nn.Module, run: Run, manifest: Manifest, held_out: H
         how=f"{held_out.split} of {held_out.dataset}; equal within {METRIC_TOLERANCE:g} of torch's figure",
         checked="export",
     )
+
+
+def certify_example(
+    model: nn.Module, manifest: Manifest, runs: dict[int, Run], rows: Arrays, held_out: HeldOut | None
+) -> tuple[list[Claim], dict[str, str]]:
+    """Every claim, measured on the recorded inputs and on ``rows``, and why those are missing that cannot be.
+
+    rows: inputs of any number of rows; without a batch axis the example. runs: intra-op threads -> the exported graph.
+    """
+    claims, missing = [], {}
+    pools = [*certificate.probe_inputs(manifest), rows]
+    if manifest.batch_axis == 0:
+        pools = [*(certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes), rows]
+
+    def measure(claim: str, measured: Callable[[], Claim]) -> None:
+        try:
+            claims.append(measured())
+        except Exception as error:  # whatever a module of anybody's raises in another mode or in another float
+            missing[claim] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+    measure("train_eval_identical", lambda: train_eval_identical(model, manifest, rows))
+    measure("torch_onnx_parity", lambda: certificate.torch_onnx_parity(runs[1], manifest, checked="export"))
+    some = {name: array[:ERROR_ROWS] for name, array in rows.items()} if manifest.batch_axis == 0 else rows
+    measure("float64_error", lambda: float64_error(model, runs[1], manifest, {"example": some}))
+    if manifest.batch_axis == 0:
+        claims.append(_batch_invariant(model, manifest, runs, pools, rows))
+    claims.append(certificate.thread_invariant(runs, pools, checked="export"))
+    if held_out:
+        measure("metric_preserved", lambda: metric_preserved(model, runs[1], manifest, held_out))
+    return claims, missing
+
+
+def _batch_invariant(
+    model: nn.Module, manifest: Manifest, runs: dict[int, Run], pools: list[Arrays], rows: Arrays
+) -> Claim:
+    """At every position of batches as large as time allows, and at three of one of ``max_rows``."""
+    started = perf_counter()
+    runs[1](pools[0])
+    seconds_a_row = (perf_counter() - started) / manifest.max_rows
+    sizes = [size for size in BATCH_SIZES if size < manifest.max_rows] + [manifest.max_rows]
+    while len(sizes) > FEWEST_SIZES and 2 * sum(sizes) * len(runs) * seconds_a_row > POSITIONS_S:
+        sizes.pop()
+    claim = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")
+    how = claim.how
+    if sizes[-1] < manifest.max_rows:
+        largest = certificate.batch_invariant(runs, pools[:1], [manifest.max_rows], checked="export")
+        added = {name: claim.measured[name] + largest.measured[name] for name in claim.measured}
+        claim = claim.model_copy(update={"holds": claim.holds and largest.holds, "measured": added})
+        how += f"; in one of {manifest.max_rows} at the first, middle and last alone"
+    try:
+        training = training_mode(model, manifest, rows)
+    except Exception as error:  # see certify_example
+        how += f"; training_mode cannot be measured: {type(error).__name__}: {error}"
+        return claim.model_copy(update={"how": how})
+    how += "; training_mode: torch's output for a row among others of an equally large batch"
+    return claim.model_copy(update={"measured": claim.measured | {"training_mode": training}, "how": how})
 
 
 def main_metric(claims: list[Claim]) -> Metric | None:

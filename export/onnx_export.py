@@ -4,10 +4,10 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import torch
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from export.checkpoint import Extent
@@ -48,12 +48,38 @@ def export_graph(
             input_names=[tensor.name for tensor in inputs],
             output_names=[tensor.name for tensor in outputs],
         )
+    graph = _stripped(program)
+    point_into(graph, weights)
+    return graph
+
+
+def convert(program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+    """The graph of an exported program, its initialisers with their bytes in it. Raises what torch.onnx raises."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        converted = torch.onnx.export(
+            program, dynamo=True, optimize=False, verbose=False, input_names=[*inputs], output_names=[*outputs]
+        )
+    return _stripped(converted)
+
+
+def _stripped(program: torch.onnx.ONNXProgram | None) -> ModelProto:
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
     graph: ModelProto = program.model_proto
     _strip(graph)
-    _point_into(graph, weights)
     return graph
+
+
+def large_constants(model: ModelProto, weights: Container[str]) -> dict[str, Tensor]:
+    """What the graph holds that is too large to live there and is not in the checkpoint, by name."""
+    return {
+        initializer.name: torch.from_numpy(numpy_helper.to_array(initializer).copy())
+        for graph in graphs_of(model.graph)
+        for initializer in graph.initializer
+        if initializer.name not in weights and math.prod(initializer.dims) > MAX_CONSTANT_ELEMENTS
+    }
 
 
 def _by_parameter(model: nn.Module, sizes: list[_Sizes]) -> tuple[_Sizes | tuple[_Sizes, ...], ...]:
@@ -65,28 +91,28 @@ def _by_parameter(model: nn.Module, sizes: list[_Sizes]) -> tuple[_Sizes | tuple
     return (*sizes[:single], tuple(sizes[single:]))
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
     """A graph and the graphs inside its nodes: the body of a Scan, the branches of an If."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.initializer:
-                    yield from _graphs(inner)
+                    yield from graphs_of(inner)
 
 
 def _strip(model: ModelProto) -> None:
     """Remove what describes the exporting machine (stack traces with its paths), not the model."""
     model.ClearField("metadata_props")
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
             part.ClearField("metadata_props")
             part.ClearField("doc_string")
 
 
-def _point_into(model: ModelProto, weights: Mapping[str, Extent]) -> None:
-    """Replace each initialiser's bytes by their place in the checkpoint."""
-    for graph in _graphs(model.graph):
+def point_into(model: ModelProto, weights: Mapping[str, Extent]) -> None:
+    """Replace each initialiser's bytes by their place in the checkpoint. Raises ExportError where one has none."""
+    for graph in graphs_of(model.graph):
         for initializer in graph.initializer:
             extent = weights.get(initializer.name)
             if extent is None:

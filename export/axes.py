@@ -1,0 +1,267 @@
+"""Which sizes of a model's inputs vary: found by exporting it with all of them open, then by trying other sizes."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from export.errors import ExportError
+from export.example import Place, of_rows, resized
+from export.held_out import Arrays
+from export.named_model import NamedModel
+
+BATCHES = (1, 2, 7)
+REACH = 8  # times the example's size: so far it is tried how large a size may be
+ROWS = (3, 5, 7, 11, 13, 17, 19)  # of the example at export, one that no other size is: it could be taken for that one
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A size that varies, in all the places where it is the same one. least, most: that were tried and worked."""
+
+    places: tuple[Place, ...]
+    size: int  # of the example
+    least: int
+    most: int
+
+    def at(self, size: int) -> dict[Place, int]:
+        """The size in every one of its places."""
+        return dict.fromkeys(self.places, size)
+
+    @property
+    def other(self) -> int:
+        """Another size than the example's: one more, or one less where that is too large."""
+        return self.size + 1 if self.size < self.most else self.size - 1
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What was found. fixed: why a size cannot vary, by its place."""
+
+    program: ExportedProgram
+    varying: tuple[Axis, ...] = ()  # without the batch's
+    fixed: Mapping[Place, str] = field(default_factory=dict)
+
+
+def tensors_of(arrays: Arrays, model: NamedModel) -> list[Tensor]:
+    """The inputs as the model takes them."""
+    return [torch.from_numpy(arrays[name].copy()) for name in model.names]
+
+
+def error_of(model: NamedModel, arrays: Arrays) -> str:
+    """Why the model cannot be run on these inputs; nothing when it can."""
+    try:
+        with torch.no_grad():
+            model(*tensors_of(arrays, model))
+    except Exception as error:  # whatever a module of anybody's raises
+        return one_line(error)
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error, as a reason to be read."""
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0][:300]}" if words else type(error).__name__
+
+
+def find_axes(
+    model: NamedModel,
+    arrays: Arrays,
+    batch_axis: int | None,
+    most: Mapping[Place, int],
+    fixed: Mapping[Place, str],
+) -> Axes:
+    """Export with every size open that is not known to be fixed, and see which the model closes.
+
+    most: how large a size is to be, where the caller says so. Raises ExportError when the model cannot be exported or
+    its rows are of a fixed number.
+    """
+    if batch_axis == 0:
+        sizes = {size for array in arrays.values() for size in array.shape[1:]}
+        arrays = of_rows(arrays, next(rows for rows in ROWS if rows not in sizes))
+    fixed = dict(fixed)
+    for name, array in arrays.items():
+        for axis, size in enumerate(array.shape):
+            if size == 1 and (name, axis) not in fixed:
+                fixed[name, axis] = "1 in the example, which stands for itself; give an example of 2 to have it vary"
+    program, fixed = _exported(model, arrays, batch_axis, fixed)
+    groups, closed = _symbols(program, model, fixed)
+    fixed |= closed
+    batch = [places for places in groups.values() if batch_axis == 0 and any(axis == 0 for _, axis in places)]
+    if batch_axis == 0:
+        _check_rows(model, arrays, batch, fixed)
+    one_row = of_rows(arrays, 1) if batch_axis == 0 else arrays
+    varying = []
+    for symbol, places in groups.items():
+        if places in batch:
+            continue
+        found = _range(model, one_row, places, _upper(program, symbol), most)
+        if isinstance(found, Axis):
+            varying.append(found)
+        else:
+            fixed |= dict.fromkeys(places, found)
+    if len(varying) + len(batch) < len(groups):  # what turned out not to vary is fixed in the graph too
+        program, fixed = _exported(model, arrays, batch_axis, fixed)
+    return Axes(program, tuple(varying), fixed)
+
+
+def _exported(
+    model: NamedModel, arrays: Arrays, batch_axis: int | None, fixed: Mapping[Place, str]
+) -> tuple[ExportedProgram, dict[Place, str]]:
+    """A program with as many open sizes as can be: all, or those that can be opened one after the other."""
+    places = [(name, axis) for name in model.names for axis in range(arrays[name].ndim) if (name, axis) not in fixed]
+    try:
+        return _program(model, arrays, places), dict(fixed)
+    except Exception as error:
+        reason = one_line(error)
+        rows = [place for place in places if batch_axis == 0 and place[1] == 0]
+        try:
+            program = _program(model, arrays, rows)
+        except Exception as error:
+            raise ExportError(f"torch.export cannot take the model: {one_line(error)}. {advice(error)}") from error
+        fixed = dict(fixed)
+        opened = list(rows)
+        for place in places:
+            if place in rows:
+                continue
+            try:
+                program = _program(model, arrays, [*opened, place])
+                opened.append(place)
+            except Exception:
+                fixed[place] = f"the model cannot be exported where it varies: {reason}"
+        return program, fixed
+
+
+def advice(reason: BaseException | str) -> str:
+    """What to change, by what torch, torch.export or torch.onnx said."""
+    said = f"{type(reason).__name__} {reason}"
+    for sign, words in _ADVICE:
+        if sign in said:
+            return words
+    return "What it names must be written with torch's tensor operations"
+
+
+_OF_DATA = (
+    "What forward does depends on the numbers of a tensor (an if, a loop, .item(), a mask that selects rows): compute "
+    "both and choose by torch.where, or use torch.cond"
+)
+_NOT_IN_ONNX = "ONNX has no such operation: write it with others, or leave it to the caller of the service"
+_ADVICE = (
+    ("DataDependent", _OF_DATA),
+    ("data-dependent", _OF_DATA),
+    ("No ONNX function", _NOT_IN_ONNX),
+    ("ConversionError", _NOT_IN_ONNX),
+    (
+        "value per channel when training",
+        "A BatchNorm with track_running_stats=False normalises by its batch in eval too",
+    ),
+    ("numpy", "forward leaves torch for numpy: stay in torch"),
+    ("FakeTensor", "forward makes tensors that are not part of the module: register them by register_buffer"),
+)
+
+
+def _program(model: NamedModel, arrays: Arrays, places: Sequence[Place]) -> ExportedProgram:
+    shapes = tuple(
+        {axis: Dim.AUTO if (name, axis) in places else Dim.STATIC for axis in range(arrays[name].ndim)}
+        for name in model.names
+    )
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.export's own deprecations
+        logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.CRITICAL)  # its error is raised
+        with contextlib.redirect_stderr(io.StringIO()):  # where it prints the graph it has so far
+            return torch.export.export(model, tuple(tensors_of(arrays, model)), dynamic_shapes=(shapes,))
+
+
+def _symbols(
+    program: ExportedProgram, model: NamedModel, fixed: Mapping[Place, str]
+) -> tuple[dict[str, tuple[Place, ...]], dict[Place, str]]:
+    """The places of each size that is still open, by its symbol; and those that the model has closed."""
+    wanted = set(program.graph_signature.user_inputs)
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+    groups: dict[str, tuple[Place, ...]] = {}
+    closed: dict[Place, str] = {}
+    for name, node in zip(model.names, nodes, strict=True):
+        for axis, size in enumerate(node.meta["val"].shape):
+            if isinstance(size, int) or size.node.expr.is_number:
+                closed.setdefault((name, axis), "the model's own size")
+            elif size.node.expr.is_symbol:
+                groups[str(size)] = (*groups.get(str(size), ()), (name, axis))
+            else:
+                closed[name, axis] = f"depends on another size ({size})"
+    return groups, {place: reason for place, reason in closed.items() if place not in fixed}
+
+
+def _upper(program: ExportedProgram, symbol: str) -> int | None:
+    """The largest size that the program takes, where it says one."""
+    for found, bounds in program.range_constraints.items():
+        if str(found) == symbol:
+            try:
+                return int(bounds.upper)
+            except (OverflowError, TypeError, ValueError, AttributeError):
+                return None  # infinity
+    return None
+
+
+def _check_rows(
+    model: NamedModel, arrays: Arrays, batch: Sequence[Sequence[Place]], fixed: Mapping[Place, str]
+) -> None:
+    places = {place for group in batch for place in group}
+    inner = [place for place in places if place[1] != 0]
+    missing = [name for name in model.names if (name, 0) not in places]
+    if missing or inner:
+        reason = fixed.get((missing[0], 0), "") if missing else f"the size of {inner[0][0]} along axis {inner[0][1]}"
+        raise ExportError(
+            f"the number of rows does not vary ({', '.join(missing) or 'it is also another size'}: {reason}): forward "
+            "holds one fixed, as a reshape to a number, a state of so many rows or a loop over rows does. Take it from "
+            "x.shape[0], or say batch_axis=None: requests are then never merged"
+        )
+    for rows in BATCHES:
+        if error := error_of(model, of_rows(arrays, rows)):
+            raise ExportError(
+                f"the module does not take {rows} rows: {error}. {advice(error)}; or say batch_axis=None, where it is "
+                "for one number of rows"
+            )
+
+
+def _range(
+    model: NamedModel, arrays: Arrays, places: tuple[Place, ...], upper: int | None, most: Mapping[Place, int]
+) -> Axis | str:
+    """From the smallest to the largest size that works, of those tried; or why there is only one."""
+    name, axis = places[0]
+    size = arrays[name].shape[axis]
+
+    def error(of: int) -> str:
+        return error_of(model, resized(arrays, dict.fromkeys(places, of)))
+
+    wanted = [most[place] for place in places if place in most]
+    limit = min(wanted) if wanted else min(REACH * size, upper or REACH * size)
+    found = Axis(places, size, size, size)
+    larger = error(size + 1) if size < limit else f"at most {limit}"
+    if not larger:
+        found = replace(found, most=_last(lambda of: not error(of), size + 1, limit))
+    smaller = error(size - 1)
+    if not smaller:
+        found = replace(found, least=_last(lambda of: not error(of), size - 1, 1))
+    if found.least == found.most:
+        return f"the model fails at {size + 1}: {larger}"
+    if wanted and found.most < limit:
+        reason = error(found.most + 1)
+        raise ExportError(f"{name} is to have up to {limit} along axis {axis}, the module takes {found.most}: {reason}")
+    return found
+
+
+def _last(works: Callable[[int], bool], good: int, end: int) -> int:
+    """The size nearest to ``end`` that works, where one does from ``good`` on and none behind the first that fails."""
+    if works(end):
+        return end
+    bad = end
+    while abs(bad - good) > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if works(middle) else (good, middle)
+    return good

@@ -1,0 +1,399 @@
+"""Why a claim does not hold: found by running the module part by part, and the graph node by node."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, nn
+
+from export.axes import Axis, one_line, tensors_of
+from export.certify import named_outputs, without_dropout
+from export.example import of_rows, resized
+from export.held_out import Array, Arrays
+from export.named_model import PREFIX, NamedModel, flattened
+from export.onnx_export import graphs_of
+from service import certificate
+from service.manifest import Claim, Manifest
+
+PATIENCE_S = 20.0  # for trying a large model's modules one by one
+REAL = 1e-4  # relative: a difference above it is another computation, one below a rounding
+NAMED = 3  # modules named before the rest is counted
+
+
+class _Call(NamedTuple):
+    """What went into a module and what came out of it, in one run."""
+
+    path: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+Differ = Callable[[list[Tensor], list[Tensor]], bool]
+
+
+def unsteady(model: NamedModel, arrays: Arrays) -> str:
+    """Why the module in ``eval()`` mode answers equal inputs differently; nothing where it does not."""
+
+    def run(twin: nn.Module, seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return [tensor.clone() for tensor in twin(*tensors_of(arrays, model))]
+
+    carried = copy.deepcopy(model)
+    first = run(carried, 0)
+    if _bitwise(first, run(copy.deepcopy(model), 1)):
+        where = first_difference(lambda: run(copy.deepcopy(model), 0), lambda: run(copy.deepcopy(model), 1), _bitwise)
+        if _bitwise(first, run(copy.deepcopy(model), 0)):
+            return f"an operation {where} is non-deterministic, on equal random numbers too"
+        return (
+            f"random numbers are drawn {where}, as dropout does that is left on; have it drop only `if self.training`"
+        )
+    if _bitwise(first, run(carried, 0)):
+        return (
+            f"it keeps state from one call to the next ({', '.join(changed_state(model, arrays)) or 'outside of it'}): "
+            "take it as an input and return it as an output"
+        )
+    return ""
+
+
+def changed_state(model: NamedModel, arrays: Arrays) -> list[str]:
+    """The tensors of the module that a run in ``eval()`` mode changes in place."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin(*tensors_of(arrays, model))
+    before = _tensors(model)
+    return [name for name, tensor in _tensors(twin).items() if _bitwise([before[name]], [tensor])]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    found = [*model.named_parameters(), *model.named_buffers()]
+    for path, module in model.named_modules():
+        found += [(f"{path}.{name}", each) for name, each in vars(module).items() if isinstance(each, Tensor)]
+    return {name.removeprefix(PREFIX): tensor for name, tensor in found}
+
+
+def _bitwise(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    return any(
+        a.shape != b.shape or a.detach().numpy().tobytes() != b.detach().numpy().tobytes()
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def first_difference(one: Callable[[], Any], other: Callable[[], Any], differ: Differ) -> str:
+    """The module whose inputs are alike in both runs and whose outputs are not, in words."""
+    ours, theirs = _calls(one), _calls(other)
+    for a, b in zip(ours, theirs, strict=False):  # the runs of a forward that looks at its input may differ in length
+        if a.path == b.path and differ(a.outputs, b.outputs):
+            if len(a.inputs) == len(b.inputs) and differ(a.inputs, b.inputs):
+                return f"in front of {a.path}, in the forward around it"
+            return f"in {a.path}"
+    return "in a forward, outside of its modules"
+
+
+def _calls(run: Callable[[], Any]) -> list[_Call]:
+    """Every module's call, in the order in which they end."""
+    calls: list[_Call] = []
+    paths: dict[int, str] = {}
+
+    def before(module: nn.Module, _inputs: Any) -> None:
+        if isinstance(module, NamedModel):
+            paths.update({id(each): described(path, each) for path, each in named_modules(module)})
+
+    def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if id(module) in paths:
+            calls.append(_Call(paths[id(module)], list(_given(inputs)), list(_given(outputs))))
+
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(before),
+        nn.modules.module.register_module_forward_hook(after),
+    ]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _given(values: Any) -> Iterator[Tensor]:
+    """The tensors of a module's inputs or outputs, as they are now: the next module may write into them."""
+    try:
+        for _, tensor in flattened(values):
+            yield tensor.detach().clone()
+    except Exception:  # something that is no tensor: then what came before it
+        return
+
+
+def described(path: str, module: nn.Module) -> str:
+    """``encoder.norm (LayerNorm)``."""
+    return f"{path} ({type(module).__name__})" if path else f"the {type(module).__name__} itself"
+
+
+def causes(
+    model: NamedModel, manifest: Manifest, graph: ModelProto, weights: bytes, claims: Sequence[Claim], rows: Arrays
+) -> dict[str, str]:
+    """For each claim that does not hold the likely cause, in words, where one was found."""
+    finders: dict[str, Callable[[], str]] = {
+        "train_eval_identical": lambda: in_training_mode(model, manifest, rows),
+        "torch_onnx_parity": lambda: of_optimisation(graph, weights, manifest),
+        "batch_invariant": lambda: of_the_batch(model, manifest, graph, weights, rows),
+        "thread_invariant": lambda: of_threads(manifest, graph, weights, rows),
+        "float64_error": lambda: (
+            "onnxruntime's kernels round more than torch's; more rows (samples, data) tell whether it was these"
+        ),
+        "metric_preserved": lambda: "see torch_onnx_parity",
+    }
+    found = {}
+    for claim in claims:
+        if not claim.holds and claim.claim in finders:
+            try:
+                found[claim.claim] = finders[claim.claim]()
+            except Exception as error:  # a search for a cause must not cost the export
+                found[claim.claim] = f"not found: {one_line(error)}"
+    return found
+
+
+def in_training_mode(model: NamedModel, manifest: Manifest, rows: Arrays) -> str:
+    """Which modules answer otherwise in ``train()`` mode: each alone is put into it."""
+    twin = without_dropout(model).eval()
+    expected = list(named_outputs(twin, manifest, rows).values())
+    statistics: list[str] = []
+    random: list[str] = []
+    others: list[str] = []
+    started = perf_counter()
+    for path, module in named_modules(twin):
+        if perf_counter() - started > PATIENCE_S:
+            break
+        buffers = {name: tensor.clone() for name, tensor in module.named_buffers(recurse=False)}
+        module.training = True
+        try:
+            torch.manual_seed(0)
+            got = list(named_outputs(twin, manifest, rows).values())
+            torch.manual_seed(1)
+            again = list(named_outputs(twin, manifest, rows).values())
+        finally:
+            module.training = False
+        gathers = any(not torch.equal(tensor, getattr(module, name)) for name, tensor in buffers.items())
+        with torch.no_grad():
+            for name, tensor in buffers.items():
+                getattr(module, name).copy_(tensor)
+        if not _differ(expected, got):
+            continue
+        kind = statistics if gathers else random if _differ(got, again) else others
+        kind.append(described(path, module))
+    parts = []
+    if statistics:
+        parts.append(
+            f"{_listed(statistics)}: in training it normalises by the batch, in eval by what it gathered, as BatchNorm "
+            "does; LayerNorm, GroupNorm and RMSNorm are the same in both"
+        )
+    if random:
+        parts.append(f"{_listed(random)}: draws random numbers in training that are no module's dropout")
+    if others:
+        parts.append(f"{_listed(others)}: computes something else in training")
+    return "; ".join(parts) or "modules only together do it"
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a NamedModel by the paths that its owner knows them by."""
+    for path, module in model.named_modules():
+        if path:
+            yield path.removeprefix("module").removeprefix("."), module
+
+
+def _differ(ours: Sequence[Array], theirs: Sequence[Array]) -> bool:
+    return any(a.tobytes() != b.tobytes() for a, b in zip(ours, theirs, strict=True))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def of_the_batch(model: NamedModel, manifest: Manifest, graph: ModelProto, weights: bytes, rows: Arrays) -> str:
+    """Where a row's answer begins to depend on the rows beside it: in the module, or only in the runtime."""
+    run = certificate.runner(certificate.open_session(graph.SerializeToString(), weights, 1), manifest)
+    alone, together, position = _company_that_matters(run, manifest, rows)
+
+    def by_torch(inputs: Arrays) -> Callable[[], Any]:
+        return lambda: named_outputs(model, manifest, inputs)
+
+    def differ(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+        pairs = zip(ours, theirs, strict=False)
+        return any(apart(a.numpy(), b.numpy()) > REAL for a, b in pairs)
+
+    def apart(ours: Array, theirs: Array) -> float:
+        return _apart(ours, theirs, len(next(iter(together.values()))), position)
+
+    outputs = [named_outputs(model, manifest, inputs) for inputs in (alone, together)]
+    if any(apart(outputs[0][name], outputs[1][name]) > REAL for name in outputs[0]):
+        where = first_difference(by_torch(alone), by_torch(together), differ)
+        return f"{where} a row is computed from the others of its batch, as by a mean over axis 0 or batch statistics"
+    try:
+        node, distance = _first_node(graph, weights, alone, together, apart)
+    except LookupError:
+        return "last bits, and only in the graph as onnxruntime fuses it"
+    if node == "DynamicQuantizeLinear":
+        return (
+            "dynamic quantisation: its scale is that of the largest number of the whole batch; quantise the weights "
+            "alone, or statically"
+        )
+    if distance > REAL:
+        return f"the graph's {node} computes a row from the other rows of its batch, as a reduction over axis 0 does"
+    more = "; a matrix product with weights of 1 / T takes a mean over T without that" if "Reduce" in node else ""
+    return f"onnxruntime's {node} adds up in another order in another number of rows: last bits ({distance:.1g}){more}"
+
+
+def _company_that_matters(run: certificate.Run, manifest: Manifest, rows: Arrays) -> tuple[Arrays, Arrays, int]:
+    """A row alone, a batch that it is in, and where, such that its outputs differ. Raises LookupError."""
+    for pool in (*certificate.probe_inputs(manifest), rows):
+        for size in (2, 3, 7, 16, manifest.max_rows):
+            together = of_rows(pool, size)
+            outputs = run(together)
+            for position in range(size):
+                alone = {name: array[position : position + 1] for name, array in together.items()}
+                for name, array in run(alone).items():
+                    if array[0].tobytes() != outputs[name][position].tobytes():
+                        return alone, together, position
+    raise LookupError("rows of other sizes, or elsewhere in memory")
+
+
+def _apart(alone: Array, together: Array, size: int, position: int) -> float:
+    """How far a row is from what it is alone, relative to the root mean square; 0 where there are no rows."""
+    if alone.ndim == 0 or together.ndim == 0 or len(alone) != 1 or len(together) != size:
+        return 0.0
+    if alone.shape[1:] != together.shape[1:] or alone.dtype.kind not in "fiub":
+        return 0.0
+    ours, theirs = alone[0], together[position]
+    if ours.tobytes() == theirs.tobytes():
+        return 0.0
+    ours, theirs = ours.astype("f8"), theirs.astype("f8")
+    rms = float(np.sqrt(np.mean(np.square(ours)))) or 1.0
+    return float(np.max(np.abs(ours - theirs))) / rms or float(np.finfo("f8").tiny)  # as -0 is from 0
+
+
+def of_threads(manifest: Manifest, graph: ModelProto, weights: bytes, rows: Arrays) -> str:
+    """The first node whose bits depend on the number of threads."""
+    inputs = of_rows(rows, manifest.max_rows) if manifest.batch_axis == 0 else rows
+    try:
+        node, _ = _first_node(graph, weights, inputs, inputs, _any_bit, threads=(1, 4))
+    except LookupError:
+        return "only in the graph as onnxruntime fuses it"
+    return f"onnxruntime's {node} divides a sum among its threads"
+
+
+def _any_bit(ours: Array, theirs: Array) -> float:
+    return float(ours.tobytes() != theirs.tobytes())
+
+
+def _first_node(
+    graph: ModelProto,
+    weights: bytes,
+    one: Arrays,
+    other: Arrays,
+    apart: Callable[[Array, Array], float],
+    threads: tuple[int, int] = (1, 1),
+) -> tuple[str, float]:
+    """Operator of the first node whose outputs are apart, and how far. Raises LookupError when none are."""
+    opened = copy.deepcopy(graph)
+    there = {tensor.name for tensor in opened.graph.output}
+    names = [(node.op_type, name) for node in opened.graph.node for name in node.output if name]
+    opened.graph.output.extend(helper.make_empty_tensor_value_info(name) for _, name in names if name not in there)
+    content = opened.SerializeToString()
+    ours, theirs = (
+        certificate.open_session(content, weights, count).run([name for _, name in names], inputs)
+        for count, inputs in zip(threads, (one, other), strict=True)
+    )
+    for (operator, _), a, b in zip(names, ours, theirs, strict=True):
+        if (distance := apart(a, b)) > 0:
+            return operator, distance
+    raise LookupError("no node")
+
+
+def of_optimisation(graph: ModelProto, weights: bytes, manifest: Manifest) -> str:
+    """Whether the graph as it stands is right, and onnxruntime's optimisation of it is not."""
+    if not np.isfinite(manifest.probe.expected()).all():
+        return "torch's own answer is not finite; a row whose mask leaves nothing does that"
+
+    def unoptimised(threads: int) -> Any:
+        options = certificate.session_options(threads)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+    session = certificate.open_session(graph.SerializeToString(), weights, 1, unoptimised)
+    if certificate.torch_onnx_parity(certificate.runner(session, manifest), manifest).holds:
+        return "an optimisation of onnxruntime: without any the answers are torch's"
+    return "an operation that torch.onnx converts to another function, or rounds more than `tolerance` allows"
+
+
+def notes(
+    model: NamedModel, graph: ModelProto, arrays: Arrays, batch_axis: int | None, varying: Sequence[Axis]
+) -> list[str]:
+    """What breaks no claim and is worth knowing all the same, each measured."""
+    found = []
+    if changed := changed_state(model, arrays):
+        found.append(f"forward changes {_listed(changed)} in place; as served it stays as exported")
+    if all(array.dtype != np.float64 for array in arrays.values()) and (where := in_float64(graph)):
+        found.append(
+            f"float64: {where} computes in it, though no input is FP64; a constant of float64 does that (torch.tensor "
+            "of a numpy number, .double()), and costs time: make it of x.dtype"
+        )
+    found += [words for axis in varying if (words := padding(model, arrays, batch_axis, axis))]
+    return found
+
+
+def in_float64(graph: ModelProto) -> str:
+    """The operator of the first node with an output in float64; nothing where there is none."""
+    for inner in graphs_of(graph.graph):
+        doubles = {
+            tensor.name
+            for tensor in (*inner.value_info, *inner.output)
+            if tensor.type.tensor_type.elem_type == TensorProto.DOUBLE
+        }
+        for node in inner.node:
+            if doubles & set(node.output):
+                return str(node.op_type)
+    return ""
+
+
+def padding(model: NamedModel, arrays: Arrays, batch_axis: int | None, axis: Axis) -> str:
+    """What one more position, masked, does to the answers of the rest; nothing where no boolean input goes along."""
+    masks = [place for place in axis.places if arrays[place[0]].dtype.kind == "b"]
+    if not masks or axis.size >= axis.most:
+        return ""
+    inputs = of_rows(arrays, 2) if batch_axis == 0 else arrays
+    changes: Mapping[bool, float] = {
+        value: _padded_change(model, inputs, axis, masks, value) for value in (True, False)
+    }
+    value = min(changes, key=lambda key: changes[key])
+    name = masks[0][0]
+    if changes[value] > REAL:
+        return (
+            f"padding: one more position changes the answers of the rest by {changes[value]:.1g}, relative, whether "
+            f"{name} is True or False there: padded rows are answered otherwise than unpadded ones"
+        )
+    return (
+        f"padding: positions where {name} is {value} change the answers of the rest by {changes[value]:.1g}, relative"
+    )
+
+
+def _padded_change(
+    model: NamedModel, arrays: Arrays, axis: Axis, masks: Sequence[tuple[str, int]], value: bool
+) -> float:
+    longer = resized(arrays, axis.at(axis.size + 1))
+    for name, along in masks:
+        longer[name] = longer[name].copy()
+        np.moveaxis(longer[name], along, 0)[-1] = value
+    with torch.no_grad():
+        ours, theirs = (model(*tensors_of(inputs, model)) for inputs in (arrays, longer))
+    largest = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        same = b[tuple(slice(size) for size in a.shape)].double()  # the rest, where the output has the axis too
+        rms = float(a.double().square().mean().sqrt()) or 1.0
+        largest = max(largest, float((a.double() - same).abs().max()) / rms)
+    return largest

@@ -1,0 +1,153 @@
+"""Example inputs of a model: what they may be, other sizes and more rows of them, and the files they are read from."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from export.errors import ExportError
+from export.held_out import Array, Arrays
+from service.certificate import ORT_TYPES
+
+Place = tuple[str, int]  # an input and one of its axes
+
+SEED = 7
+JITTER = 0.05  # relative: rows are to differ in more than what they are mixed of
+_KINDS = {"b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
+_WRITTEN = re.compile(r"(?P<name>\w+)=(?P<datatype>[A-Z]+\d*)\[(?P<shape>[\d, ]*)\](:(?P<low>[^:]+):(?P<high>[^:]+))?")
+
+
+def datatype_of(array: Array) -> str:
+    """The protocol's name of an array's datatype. Raises ExportError when it has none."""
+    kind, bits = array.dtype.kind, array.dtype.itemsize * 8
+    datatype = _KINDS.get(kind, array.dtype.name) + ("" if kind == "b" else str(bits))
+    if datatype not in ORT_TYPES:
+        raise ExportError(f"datatype {array.dtype} cannot be served; what can: {', '.join(ORT_TYPES)}")
+    return datatype
+
+
+def arrays_of(inputs: Mapping[str, Tensor | Array]) -> Arrays:
+    """Tensors or arrays by name -> arrays. Raises ExportError when one is neither, or of a datatype not served."""
+    arrays: Arrays = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            if value.dtype == torch.bfloat16:
+                raise ExportError(
+                    f"input {name} is bfloat16, which has no datatype in the protocol: give it as float32"
+                )
+            array = value.detach().cpu().numpy()
+        elif isinstance(value, np.ndarray | np.generic):
+            array = np.asarray(value)
+        else:
+            raise ExportError(f"input {name} is a {type(value).__name__}, it must be a tensor or an array")
+        try:
+            datatype_of(array)
+        except ExportError as error:
+            raise ExportError(f"input {name}: {error}") from error
+        if 0 in array.shape:
+            raise ExportError(f"input {name} has shape {list(array.shape)}: an example must hold numbers")
+        arrays[name] = np.ascontiguousarray(array).reshape(array.shape)  # of no axes, it would get one
+    if not arrays:
+        raise ExportError("there are no example inputs; a model is exported by running it on some")
+    return arrays
+
+
+def rows_of(arrays: Arrays) -> int:
+    """How many rows each has along the first axis. Raises ExportError when they differ."""
+    counts = {name: array.shape[0] if array.ndim else None for name, array in arrays.items()}
+    if len(set(counts.values())) > 1 or None in counts.values():
+        raise ExportError(
+            f"the inputs' first sizes are {counts}; along batch_axis 0 each input has as many rows as the others. "
+            "Give what all rows share a row each (expand), make it a buffer of the module, or say batch_axis=None"
+        )
+    return len(next(iter(arrays.values())))
+
+
+def resized(arrays: Arrays, sizes: Mapping[Place, int]) -> Arrays:
+    """The same values at other sizes: cut off, or begun again from the first."""
+    changed = dict(arrays)
+    for (name, axis), size in sizes.items():
+        array = changed[name]
+        changed[name] = array.take(np.arange(size) % array.shape[axis], axis)
+    return changed
+
+
+def of_rows(arrays: Arrays, rows: int) -> Arrays:
+    """So many rows, the first again after the last."""
+    return resized(arrays, {(name, 0): rows for name in arrays})
+
+
+def joined(parts: list[Arrays]) -> Arrays:
+    """The rows of each part, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def mixed_rows(arrays: Arrays, count: int) -> Arrays:
+    """More rows that lie where these lie.
+
+    Real numbers: a point between two rows, moved by up to 5 %, between the smallest and the largest number there is.
+    Integers: at each position that of some row. Booleans, as of a mask: those of one row.
+    """
+    rng, rows = np.random.default_rng(SEED), len(next(iter(arrays.values())))
+    first, second, share = rng.integers(rows, size=count), rng.integers(rows, size=count), rng.random(count)
+    more: Arrays = {}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            weight = share.reshape(-1, *[1] * (array.ndim - 1))
+            between = array[first] * weight + array[second] * (1 - weight)
+            moved = between * rng.uniform(1 - JITTER, 1 + JITTER, between.shape)
+            more[name] = np.clip(moved, array.min(), array.max()).astype(array.dtype)
+        elif array.dtype.kind == "b":
+            more[name] = array[first]
+        else:
+            source = rng.integers(rows, size=(count, *array.shape[1:]))
+            more[name] = np.take_along_axis(array, source, axis=0)
+    return more
+
+
+def read_arrays(file: Path) -> Arrays:
+    """The arrays of a ``.npz`` or ``.safetensors`` file by name. Raises ExportError when it is not one."""
+    try:
+        if file.suffix == ".safetensors":
+            return dict(safetensors.numpy.load_file(file))
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ExportError(f"{file} cannot be read: {error}") from error
+    raise ExportError(f"{file} is no .npz and no .safetensors file")
+
+
+def array_as_written(text: str) -> Arrays:
+    """``x=FP32[2,64]`` -> seeded N(0, 1); with ``:low:high`` behind it, uniform between the two, both of them included.
+
+    Integers need the two: which ones a model takes cannot be guessed. Raises ExportError.
+    """
+    found = _WRITTEN.fullmatch(text)
+    if not found or found["datatype"] not in ORT_TYPES:
+        raise ExportError(
+            f"{text!r} is no example; it is a .npz or .safetensors file, or as in x=FP32[2,64], ids=INT64[2,16]:0:102; "
+            f"datatypes are {', '.join(ORT_TYPES)}"
+        )
+    shape = [int(size) for size in found["shape"].replace(" ", "").split(",") if size]
+    dtype = np.dtype(found["datatype"].lower().replace("fp", "float"))
+    rng = np.random.default_rng(SEED)
+    if dtype.kind == "b":
+        return {found["name"]: rng.integers(0, 2, shape).astype(bool)}
+    if dtype.kind in "iu":
+        if found["low"] is None:
+            raise ExportError(
+                f"{text!r}: say which integers the model takes, the first and the last, as in {text}:0:102"
+            )
+        low, high = int(found["low"]), int(found["high"])
+        array = rng.integers(low, high, shape, dtype=dtype, endpoint=True)
+        array.flat[:2] = [low, high][: array.size]  # they become the bounds that the service checks
+        return {found["name"]: array}
+    if found["low"] is None:
+        return {found["name"]: rng.standard_normal(shape).astype(dtype)}
+    return {found["name"]: rng.uniform(float(found["low"]), float(found["high"]), shape).astype(dtype)}
