@@ -22,6 +22,7 @@ from export.certify import certify_example, main_metric, named_outputs
 from export.checkpoint import extents
 from export.errors import ExportError
 from export.example import Place, arrays_of, datatype_of, joined, mixed_rows, of_rows, read_arrays, resized, rows_of
+from export.factory import CONSTANTS
 from export.folder import PROBE_SEED, THREADS, hashes, versions, write_artifact
 from export.held_out import Array, Arrays, HeldOut
 from export.named_model import PREFIX, NamedModel, output_names
@@ -48,7 +49,6 @@ MAX_ROWS = 256
 MIXED_ROWS = 32
 RECORDED_ROWS = 8
 RECORDED_BYTES = 2**20  # of the inputs in the manifest, from which the service measures again
-CONSTANTS = "normserve.constants"  # in the header of model.safetensors: what of it is not in the state_dict
 
 _DIMENSION = re.compile(r"s\d+")
 

@@ -51,3 +51,21 @@ def test_a_folder_with_a_package_models_of_its_own_exports_from_it(folder: Path)
     assert "batch_invariant" in done.stdout
     manifest = Manifest.load(folder / "served" / "theirs" / "1")
     assert all(claim.holds for claim in manifest.certificate.claims)
+
+
+def test_there_the_command_exports_theirs_and_says_that_the_catalogue_is_elsewhere(folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "export"]
+    own = [*command, "models.own:classifier", "--example", "x=FP32[2,4]", "--name", "m", "--repository", "served"]
+    done = subprocess.run(own, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "served" / "m" / "1" / "manifest.json").exists()
+    # As installed: an editable install finds what of our models is not in theirs, and so two packages become one.
+    installed = (
+        "import runpy, sys; sys.meta_path[:] = [each for each in sys.meta_path if 'ditable' not in repr(each)]; "
+        "runpy.run_module('export', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", installed]
+    catalogue = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert catalogue.returncode == 2
+    assert "the catalogue's models are not here" in catalogue.stdout

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-import export.__main__ as command
-from export.__main__ import export_operations
+import export.catalog_command as command
+from export.catalog_command import export_operations
 from export.errors import ExportError
 from export.op_certificates import TRIALS, float64_error, inputs_of
 from export.op_graphs import NAMES, op_graph

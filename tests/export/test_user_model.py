@@ -17,7 +17,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from export import ExportError, export_model
-from export.user_model import CONSTANTS
+from export.factory import CONSTANTS
 from service.artifact import Artifact
 from service.certificate import open_session, probe_inputs, runner
 from service.manifest import Claim, Manifest
