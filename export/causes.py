@@ -238,7 +238,7 @@ def of_the_batch(model: NamedModel, manifest: Manifest, graph: ModelProto, weigh
         node, distance = _first_node(graph, weights, alone, together, apart)
     except LookupError:
         return "last bits, and only in the graph as onnxruntime fuses it"
-    if node == "DynamicQuantizeLinear":
+    if dynamic_quantisation(graph):
         return (
             "dynamic quantisation: its scale is that of the largest number of the whole batch; quantise the weights "
             "alone, or statically"
@@ -345,6 +345,11 @@ def notes(
         )
     found += [words for axis in varying if (words := padding(model, arrays, batch_axis, axis))]
     return found
+
+
+def dynamic_quantisation(graph: ModelProto) -> bool:
+    """Whether the graph takes a scale from the numbers of a run: from those of the whole batch, that is."""
+    return any(node.op_type == "DynamicQuantizeLinear" for inner in graphs_of(graph.graph) for node in inner.node)
 
 
 def in_float64(graph: ModelProto) -> str:

@@ -345,10 +345,10 @@ def _wrong_sizes(
         for name, ours, theirs in zip(outputs, got, expected, strict=True):
             if ours.shape != theirs.shape:
                 return f"{name} has shape {list(ours.shape)}, torch's has {list(theirs.shape)}"
-            rms = float(np.sqrt(np.mean(np.square(theirs.astype("f8"))))) if theirs.size else 0.0
+            if np.isnan(theirs.astype("f8")).any():
+                return f"{name} of torch itself is not a number; a row whose mask leaves nothing does that"
+            rms = _rms([theirs])
             if not np.allclose(ours.astype("f8"), theirs.astype("f8"), rtol=tolerance, atol=tolerance * rms):
-                if not np.isfinite(theirs.astype("f8")).all():
-                    return f"{name} of torch itself is not finite; a row whose mask leaves nothing does that"
                 off = certificate.max_difference(ours, theirs)["max_abs"]
                 return f"{name} differs from torch's by up to {off:.3g}, where its root mean square is {rms:.3g}"
         return ""
@@ -451,13 +451,19 @@ def _probe(model: NamedModel, rows: Arrays, varying: Sequence[Axis], batch_axis:
         sizes = {place: axis.other for axis in varying for place in axis.places}
         batches.append(resized(of_rows(first, 2) if batch_axis == 0 else first, sizes))
     with torch.no_grad():
-        answers = [tensor.numpy().astype("f8").ravel() for tensor in model(*tensors_of(batches[0], model))]
-    atol = tolerance * float(np.sqrt(np.mean(np.concatenate(answers) ** 2)))
+        answers = [tensor.numpy() for tensor in model(*tensors_of(batches[0], model))]
     return Probe(
         seed=PROBE_SEED,
         shapes=[list(batch[model.names[0]].shape) for batch in batches],
         inputs=[{name: RecordedTensor.of(array) for name, array in batch.items()} for batch in batches],
         outputs="",
-        atol=atol,
+        atol=tolerance * _rms(answers),
         rtol=tolerance,
     )
+
+
+def _rms(arrays: Sequence[Array]) -> float:
+    """Of all finite numbers: a logit may be masked by minus infinity."""
+    flat = np.concatenate([array.astype("f8").ravel() for array in arrays])
+    flat = flat[np.isfinite(flat)]
+    return float(np.sqrt(np.mean(flat**2))) if flat.size else 0.0
