@@ -5,11 +5,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from export.artifact_commands import adopt, check, diff
 from export.own_command import export_own
+
+COMMANDS = {"check": check, "diff": diff, "adopt": adopt}
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
     """Export what is named; 1 when something cannot be exported as promised."""
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:], console)
     if arguments and ":" in arguments[0]:
         return export_own(arguments, console)
     try:

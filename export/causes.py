@@ -135,11 +135,16 @@ def described(path: str, module: nn.Module) -> str:
 
 
 def causes(
-    model: NamedModel, manifest: Manifest, graph: ModelProto, weights: bytes, claims: Sequence[Claim], rows: Arrays
+    model: NamedModel | None,
+    manifest: Manifest,
+    graph: ModelProto,
+    weights: bytes,
+    claims: Sequence[Claim],
+    rows: Arrays,
 ) -> dict[str, str]:
     """For each claim that does not hold the likely cause, in words, where one was found."""
     finders: dict[str, Callable[[], str]] = {
-        "train_eval_identical": lambda: in_training_mode(model, manifest, rows),
+        "train_eval_identical": lambda: in_training_mode(model, manifest, rows) if model else "",
         "torch_onnx_parity": lambda: of_optimisation(graph, weights, manifest),
         "batch_invariant": lambda: of_the_batch(model, manifest, graph, weights, rows),
         "thread_invariant": lambda: of_threads(manifest, graph, weights, rows),
@@ -156,6 +161,16 @@ def causes(
             except Exception as error:  # a search for a cause must not cost the export
                 found[claim.claim] = f"not found: {one_line(error)}"
     return found
+
+
+def with_causes(claims: Sequence[Claim], found: Mapping[str, str]) -> list[Claim]:
+    """The claims, the likely cause among what was measured of those that do not hold."""
+    return [
+        claim.model_copy(update={"measured": claim.measured | {"cause": found[claim.claim]}})
+        if claim.claim in found
+        else claim
+        for claim in claims
+    ]
 
 
 def in_training_mode(model: NamedModel, manifest: Manifest, rows: Arrays) -> str:
@@ -215,13 +230,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def of_the_batch(model: NamedModel, manifest: Manifest, graph: ModelProto, weights: bytes, rows: Arrays) -> str:
+def of_the_batch(model: NamedModel | None, manifest: Manifest, graph: ModelProto, weights: bytes, rows: Arrays) -> str:
     """Where a row's answer begins to depend on the rows beside it: in the module, or only in the runtime."""
     run = certificate.runner(certificate.open_session(graph.SerializeToString(), weights, 1), manifest)
     alone, together, position = _company_that_matters(run, manifest, rows)
 
     def by_torch(inputs: Arrays) -> Callable[[], Any]:
-        return lambda: named_outputs(model, manifest, inputs)
+        return lambda: model and named_outputs(model, manifest, inputs)
 
     def differ(ours: list[Tensor], theirs: list[Tensor]) -> bool:
         pairs = zip(ours, theirs, strict=False)
@@ -230,8 +245,8 @@ def of_the_batch(model: NamedModel, manifest: Manifest, graph: ModelProto, weigh
     def apart(ours: Array, theirs: Array) -> float:
         return _apart(ours, theirs, len(next(iter(together.values()))), position)
 
-    outputs = [named_outputs(model, manifest, inputs) for inputs in (alone, together)]
-    if any(apart(outputs[0][name], outputs[1][name]) > REAL for name in outputs[0]):
+    outputs = [named_outputs(model, manifest, inputs) for inputs in (alone, together)] if model else []
+    if model and any(apart(outputs[0][name], outputs[1][name]) > REAL for name in outputs[0]):
         where = first_difference(by_torch(alone), by_torch(together), differ)
         return f"{where} a row is computed from the others of its batch, as by a mean over axis 0 or batch statistics"
     try:

@@ -235,9 +235,6 @@ def certify_example(
     rows: inputs of any number of rows; without a batch axis the example. runs: intra-op threads -> the exported graph.
     """
     claims, missing = [], {}
-    pools = [*certificate.probe_inputs(manifest), rows]
-    if manifest.batch_axis == 0:
-        pools = [*(certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes), rows]
 
     def measure(claim: str, measured: Callable[[], Claim]) -> None:
         try:
@@ -249,16 +246,25 @@ def certify_example(
     measure("torch_onnx_parity", lambda: certificate.torch_onnx_parity(runs[1], manifest, checked="export"))
     some = {name: array[:ERROR_ROWS] for name, array in rows.items()} if manifest.batch_axis == 0 else rows
     measure("float64_error", lambda: float64_error(model, runs[1], manifest, {"example": some}))
-    if manifest.batch_axis == 0:
-        claims.append(_batch_invariant(model, manifest, runs, pools, rows))
-    claims.append(certificate.thread_invariant(runs, pools, checked="export"))
+    claims += invariance(manifest, runs, rows, model)
     if held_out:
         measure("metric_preserved", lambda: metric_preserved(model, runs[1], manifest, held_out))
     return claims, missing
 
 
+def invariance(manifest: Manifest, runs: dict[int, Run], rows: Arrays, model: nn.Module | None = None) -> list[Claim]:
+    """``batch_invariant``, where there is a batch axis, and ``thread_invariant``; see :func:`certify_example`."""
+    if manifest.batch_axis is None:
+        return [certificate.thread_invariant(runs, [*certificate.probe_inputs(manifest), rows], checked="export")]
+    pools = [*(certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes), rows]
+    return [
+        _batch_invariant(model, manifest, runs, pools, rows),
+        certificate.thread_invariant(runs, pools, checked="export"),
+    ]
+
+
 def _batch_invariant(
-    model: nn.Module, manifest: Manifest, runs: dict[int, Run], pools: list[Arrays], rows: Arrays
+    model: nn.Module | None, manifest: Manifest, runs: dict[int, Run], pools: list[Arrays], rows: Arrays
 ) -> Claim:
     """At every position of batches as large as time allows, and at three of one of ``max_rows``."""
     started = perf_counter()
@@ -274,6 +280,8 @@ def _batch_invariant(
         added = {name: claim.measured[name] + largest.measured[name] for name in claim.measured}
         claim = claim.model_copy(update={"holds": claim.holds and largest.holds, "measured": added})
         how += f"; in one of {manifest.max_rows} at the first, middle and last alone"
+    if model is None:
+        return claim.model_copy(update={"how": how})
     try:
         training = training_mode(model, manifest, rows)
     except Exception as error:  # see certify_example

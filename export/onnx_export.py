@@ -68,7 +68,7 @@ def _stripped(program: torch.onnx.ONNXProgram | None) -> ModelProto:
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
     graph: ModelProto = program.model_proto
-    _strip(graph)
+    strip(graph)
     return graph
 
 
@@ -101,7 +101,7 @@ def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
                     yield from graphs_of(inner)
 
 
-def _strip(model: ModelProto) -> None:
+def strip(model: ModelProto) -> None:
     """Remove what describes the exporting machine (stack traces with its paths), not the model."""
     model.ClearField("metadata_props")
     for graph in graphs_of(model.graph):

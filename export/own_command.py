@@ -64,6 +64,29 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "factory", metavar="MODULE:FACTORY", help="what makes the module when it is called, or the module"
     )
+    add_where(parser)
+    parser.add_argument("--checkpoint", type=Path, help="its weights, .safetensors; default: as the factory makes it")
+    parser.add_argument(
+        "--torch-load", action="store_true", help="the checkpoint is read by torch.load(weights_only=True)"
+    )
+    parser.add_argument(
+        "--config", type=json_object, default={}, metavar="JSON", help="the factory's keyword arguments"
+    )
+    parser.add_argument("--data", type=Path, help="more rows to measure on: a .npz or .safetensors file")
+    parser.add_argument("--outputs", nargs="+", metavar="NAME", help="names of what the module returns, in order")
+    parser.add_argument(
+        "--max-shape",
+        type=_sizes,
+        action="append",
+        default=[],
+        metavar="x=256,512",
+        help="the largest sizes of an input; default: the largest that were tried",
+    )
+    return parser.parse_args(arguments)
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """What every way to an artifact asks for: its name, its example and where it goes."""
     parser.add_argument("--name", required=True, help="of the model, as clients ask for it")
     parser.add_argument(
         "--example",
@@ -73,27 +96,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help="an input: x=FP32[2,64] (drawn from N(0, 1)), ids=INT64[2,16]:0:102 (from 0 to 102, which is then what is "
         "accepted), or a .npz or .safetensors file of inputs by name; may be repeated",
     )
-    parser.add_argument("--checkpoint", type=Path, help="its weights, .safetensors; default: as the factory makes it")
-    parser.add_argument(
-        "--torch-load", action="store_true", help="the checkpoint is read by torch.load(weights_only=True)"
-    )
-    parser.add_argument("--config", type=_object, default={}, metavar="JSON", help="the factory's keyword arguments")
     parser.add_argument("--repository", type=Path, default=Path("artifacts"), help="folder of models (%(default)s)")
     parser.add_argument("--version", default="1", help="an integer (%(default)s)")
-    parser.add_argument("--data", type=Path, help="more rows to measure on: a .npz or .safetensors file")
-    parser.add_argument(
-        "--samples", type=int, default=MIXED_ROWS, help="rows mixed of the example's and the data's (%(default)s)"
-    )
-    parser.add_argument("--outputs", nargs="+", metavar="NAME", help="names of what the module returns, in order")
     parser.add_argument("--no-batch-axis", action="store_true", help="the inputs have no rows; nothing is merged")
     parser.add_argument("--max-rows", type=int, default=MAX_ROWS, help="in a batch (%(default)s)")
     parser.add_argument(
-        "--max-shape",
-        type=_sizes,
-        action="append",
-        default=[],
-        metavar="x=256,512",
-        help="the largest sizes of an input; default: the largest that were tried",
+        "--samples", type=int, default=MIXED_ROWS, help="rows mixed of the example's and the data's (%(default)s)"
     )
     parser.add_argument(
         "--bounds",
@@ -107,10 +115,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--tolerance", type=float, default=TOLERANCE, help="of torch_onnx_parity, relative (%(default)s)"
     )
     parser.add_argument("--task", default="", help="what it is for, in words")
-    return parser.parse_args(arguments)
 
 
-def _object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object of the command line."""
     found = json.loads(text)
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text} is no JSON object")

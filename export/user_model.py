@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from export.axes import BATCHES, Axes, Axis, advice, error_of, find_axes, one_line, tensors_of
-from export.causes import causes, notes, unsteady
+from export.causes import causes, notes, unsteady, with_causes
 from export.certify import certify_example, main_metric, named_outputs
 from export.checkpoint import extents
 from export.errors import ExportError
@@ -127,10 +127,10 @@ def make(
     config: Mapping[str, Any] | None = None,
 ) -> Made:
     """What :func:`export_model` writes. Raises ExportError."""
-    _check_names(name, str(version), batch_axis)
+    check_names(name, str(version), batch_axis)
     arrays = arrays_of(example_inputs)
-    rows = _rows(arrays, data, samples, batch_axis)
-    with _reproducible():
+    rows = rows_to_measure(arrays, data, samples, batch_axis)
+    with reproducible():
         served = _copied(model, list(arrays))
         if error := error_of(served, arrays):
             raise ExportError(f"the module cannot be run on the example inputs: {error}")
@@ -146,9 +146,9 @@ def make(
             batch_axis=batch_axis,
             max_rows=max_rows if batch_axis == 0 else 1,
             inputs=[
-                _input(key, rows[key], axes.varying, batch_axis, max_rows, (bounds or {}).get(key)) for key in arrays
+                input_of(key, rows[key], axes.varying, batch_axis, max_rows, (bounds or {}).get(key)) for key in arrays
             ],
-            outputs=_outputs(graph, batch_axis),
+            outputs=outputs_of(graph, batch_axis),
             task=task or f"that of {type(model).__qualname__}",
             config={**(config or {}), "sizes": _sizes(axes, arrays, batch_axis, max_rows)},
             dataset=held_out and Dataset(name=held_out.dataset, sha256=held_out.sha256, split=held_out.split),
@@ -166,12 +166,7 @@ def make(
         claims, missing = certify_example(served, draft, runs, rows, held_out)
         found = causes(served, draft, graph, weights, claims, rows)
         noted = notes(served, graph, arrays, batch_axis, axes.varying)
-    claims = [
-        claim.model_copy(update={"measured": claim.measured | {"cause": found[claim.claim]}})
-        if claim.claim in found
-        else claim
-        for claim in claims
-    ]
+    claims = with_causes(claims, found)
     for claim in claims:
         if claim.claim == "torch_onnx_parity" and not claim.holds:
             raise ExportError(f"{name}: onnxruntime's answers are not torch's: {claim.measured}; {claim.how}")
@@ -190,7 +185,8 @@ def make(
     return Made(manifest, content, weights, axes, missing)
 
 
-def _check_names(name: str, version: str, batch_axis: object) -> None:
+def check_names(name: str, version: str, batch_axis: object) -> None:
+    """Raises ExportError where one is not what a manifest takes."""
     if not MODEL_NAME.fullmatch(name):
         raise ExportError(f"the name {name!r} does not match {MODEL_NAME.pattern}")
     if not MODEL_VERSION.fullmatch(version):
@@ -202,7 +198,7 @@ def _check_names(name: str, version: str, batch_axis: object) -> None:
 
 
 @contextlib.contextmanager
-def _reproducible() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """Torch as it computes in training: without the fast path of its Transformer, which fuses and unpads."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -220,7 +216,7 @@ def _copied(model: nn.Module, names: list[str]) -> NamedModel:
         raise ExportError(f"the module cannot be copied: {one_line(error)}") from error
 
 
-def _rows(arrays: Arrays, data: object, samples: int, batch_axis: int | None) -> Arrays:
+def rows_to_measure(arrays: Arrays, data: object, samples: int, batch_axis: int | None) -> Arrays:
     """What is measured on: the example, the data, and rows mixed of them."""
     if isinstance(data, str | Path):
         data = read_arrays(Path(data))
@@ -347,7 +343,7 @@ def _wrong_sizes(
                 return f"{name} has shape {list(ours.shape)}, torch's has {list(theirs.shape)}"
             if np.isnan(theirs.astype("f8")).any():
                 return f"{name} of torch itself is not a number; a row whose mask leaves nothing does that"
-            rms = _rms([theirs])
+            rms = rms_of([theirs])
             if not np.allclose(ours.astype("f8"), theirs.astype("f8"), rtol=tolerance, atol=tolerance * rms):
                 off = certificate.max_difference(ours, theirs)["max_abs"]
                 return f"{name} differs from torch's by up to {off:.3g}, where its root mean square is {rms:.3g}"
@@ -371,7 +367,7 @@ def _wrong_sizes(
     return wrong
 
 
-def _input(
+def input_of(
     name: str,
     rows: Array,
     varying: Sequence[Axis],
@@ -379,6 +375,7 @@ def _input(
     max_rows: int,
     bounds: tuple[float, float] | None,
 ) -> InputTensor:
+    """As the manifest has it: which sizes vary and how far, and between which numbers integers lie."""
     shape, most = list(rows.shape), list(rows.shape)
     for axis in varying:
         for place in axis.places:
@@ -398,9 +395,9 @@ def _input(
     )
 
 
-def _outputs(graph: ModelProto, batch_axis: int | None) -> list[OutputTensor]:
+def outputs_of(graph: ModelProto, batch_axis: int | None) -> list[OutputTensor]:
     """As the graph says them: a size that is a number is fixed. Raises ExportError where there are no rows."""
-    datatypes = {onnx_type: name for name, onnx_type in _ONNX_TYPES.items()}
+    datatypes = {onnx_type: name for name, onnx_type in ONNX_TYPES.items()}
     found = []
     for tensor in graph.graph.output:
         datatype = datatypes.get(tensor.type.tensor_type.elem_type)
@@ -417,7 +414,7 @@ def _outputs(graph: ModelProto, batch_axis: int | None) -> list[OutputTensor]:
 
 
 # TensorProto's numbers by the protocol's names
-_ONNX_TYPES = {
+ONNX_TYPES = {
     "FP32": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "BOOL": 9, "FP16": 10,
     "FP64": 11, "UINT32": 12, "UINT64": 13,
 }  # fmt: skip
@@ -457,12 +454,12 @@ def _probe(model: NamedModel, rows: Arrays, varying: Sequence[Axis], batch_axis:
         shapes=[list(batch[model.names[0]].shape) for batch in batches],
         inputs=[{name: RecordedTensor.of(array) for name, array in batch.items()} for batch in batches],
         outputs="",
-        atol=tolerance * _rms(answers),
+        atol=tolerance * rms_of(answers),
         rtol=tolerance,
     )
 
 
-def _rms(arrays: Sequence[Array]) -> float:
+def rms_of(arrays: Sequence[Array]) -> float:
     """Of all finite numbers: a logit may be masked by minus infinity."""
     flat = np.concatenate([array.astype("f8").ravel() for array in arrays])
     flat = flat[np.isfinite(flat)]

@@ -225,18 +225,19 @@ def torch_onnx_parity(
     atol, rtol = probe.atol, probe.rtol
     if tolerance is not None:
         atol, rtol = tolerance * float(np.sqrt(np.mean(expected.astype("f8") ** 2))), tolerance
+    by = "torch" if probe.by == "torch" else "onnxruntime without optimisation, as adopted"
     outputs = [run(inputs) for inputs in probe_inputs(manifest)]
     got = np.concatenate([array.astype("<f4").ravel() for arrays in outputs for array in arrays.values()])
     if got.size != expected.size:
         raise ArtifactError(f"the probe gives {got.size} numbers, the manifest holds {expected.size}")
     return Claim(
-        claim="torch_onnx_parity",
+        claim="torch_onnx_parity" if probe.by == "torch" else "runtime_parity",
         holds=bool(np.allclose(got, expected, rtol=rtol, atol=atol)),
         measured=max_difference(got, expected) | {"numbers": int(got.size)},
-        how=f"onnxruntime against torch on the {'seeded' if probe.inputs is None else 'recorded'} probe, "
+        how=f"onnxruntime against {by} on the {'seeded' if probe.inputs is None else 'recorded'} probe, "
         f"shapes {probe.shapes}: "
-        f"|difference| <= {atol:g} + {rtol:g} |torch|"
-        + (f", the first {tolerance:g} of the root mean square of torch's numbers" if tolerance is not None else ""),
+        f"|difference| <= {atol:g} + {rtol:g} |{by}|"
+        + (f", the first {tolerance:g} of the root mean square of {by}'s numbers" if tolerance is not None else ""),
         checked=checked,
     )
 

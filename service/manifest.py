@@ -168,10 +168,12 @@ class RecordedTensor(_Part):
 class Probe(_Part):
     """Inputs and the outputs torch gave for them, so that the service can compare itself with torch.
 
-    shapes: of the first input. inputs: where numbers drawn from the seed could lie outside of what the model is for,
-    the inputs themselves, one entry a shape.
+    by: what gave them, where it was not torch: onnxruntime, of a graph that came without its module. shapes: of the
+    first input. inputs: where numbers drawn from the seed could lie outside of what the model is for, the inputs
+    themselves, one entry a shape.
     """
 
+    by: Annotated[Literal["torch", "onnxruntime"], Field(exclude_if=lambda by: by == "torch")] = "torch"
     seed: int
     shapes: list[list[int]] = Field(min_length=1)
     inputs: list[dict[str, RecordedTensor]] | None = None

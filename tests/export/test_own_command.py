@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder the user is in, with a file ``theirs.py``."""
     (tmp_path / "theirs.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "theirs", raising=False)
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
