@@ -2,11 +2,14 @@
 
 import io
 import shutil
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from rich.console import Console
+from torch.onnx._internal.exporter import _registration
 
 from export import certify
 from export.__main__ import main
@@ -23,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "fresh_export" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(EXPORT_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torchs_operators_are_compiled_once() -> Iterator[None]:
+    """torch.onnx compiles the same 500 functions for every export: a second each, and we export often."""
+    apis = _registration.onnxscript_apis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apis, "get_torchlib_ops", cache(apis.get_torchlib_ops))
+        yield
 
 
 class FreshExport(NamedTuple):
