@@ -24,7 +24,7 @@ class Block(nn.Module):
         """(N, C, H, W) -> the same shape."""
         y = self.depthwise(x).permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C): LayerNorm works on the last axis
         y = self.scale * self.contract(F.gelu(self.expand(self.norm(y))))
-        return x + y.permute(0, 3, 1, 2)
+        return x + y.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
 
 def build() -> nn.Module:

@@ -16,7 +16,7 @@ class DeepNormResidual(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         with torch.no_grad():
             for parameter in self.sublayer.parameters():
-                parameter *= (8 * n_layers) ** -0.25
+                parameter.mul_((8 * n_layers) ** -0.25)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> the same shape."""

@@ -5,13 +5,15 @@
 channels (GroupNorm, Wu and He 2018, arXiv 1803.08494). The first alone is another function in training.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from export import export_model
 
 CHANNELS = 8
-NORMS = {
+NORMS: dict[str, Callable[[], nn.Module]] = {
     "batch": lambda: nn.BatchNorm2d(CHANNELS),
     "group": lambda: nn.GroupNorm(2, CHANNELS),
     "instance": lambda: nn.InstanceNorm2d(CHANNELS, affine=True),

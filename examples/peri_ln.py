@@ -19,7 +19,7 @@ class PeriLNResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> the same shape."""
-        return x + self.norm_out(self.sublayer(self.norm_in(x)))
+        return x + self.norm_out(self.sublayer(self.norm_in(x)))  # type: ignore[no-any-return]
 
 
 def build(*, n_layers: int = 2) -> nn.Module:

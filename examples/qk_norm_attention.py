@@ -28,7 +28,7 @@ class Attention(nn.Module):
         heads = self.qkv(self.norm(x)).view(n, t, 3, self.n_heads, d // self.n_heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (N, T, 3, H, D/H) -> 3 x (N, H, T, D/H)
         y = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, is_causal=True)
-        return x + self.out(y.transpose(1, 2).reshape(n, t, d))  # (N, H, T, D/H) -> (N, T, D)
+        return x + self.out(y.transpose(1, 2).reshape(n, t, d))  # type: ignore[no-any-return]  # to (N, T, D)
 
 
 def build() -> nn.Module:
