@@ -72,6 +72,7 @@ def one_line(error: BaseException) -> str:
 
 def find_axes(
     model: NamedModel,
+    traced: NamedModel,
     arrays: Arrays,
     batch_axis: int | None,
     most: Mapping[Place, int],
@@ -79,8 +80,8 @@ def find_axes(
 ) -> Axes:
     """Export with every size open that is not known to be fixed, and see which the model closes.
 
-    most: how large a size is to be, where the caller says so. Raises ExportError when the model cannot be exported or
-    its rows are of a fixed number.
+    traced: what is exported, the model itself or its function written otherwise. most: how large a size is to be,
+    where the caller says so. Raises ExportError when the model cannot be exported or its rows are of a fixed number.
     """
     if batch_axis == 0:
         sizes = {size for array in arrays.values() for size in array.shape[1:]}
@@ -90,7 +91,7 @@ def find_axes(
         for axis, size in enumerate(array.shape):
             if size == 1 and (name, axis) not in fixed:
                 fixed[name, axis] = "1 in the example, which stands for itself; give an example of 2 to have it vary"
-    program, fixed = _exported(model, arrays, batch_axis, fixed)
+    program, fixed = _exported(traced, arrays, batch_axis, fixed)
     groups, closed = _symbols(program, model, fixed)
     fixed |= closed
     batch = [places for places in groups.values() if batch_axis == 0 and any(axis == 0 for _, axis in places)]
@@ -107,7 +108,7 @@ def find_axes(
         else:
             fixed |= dict.fromkeys(places, found)
     if len(varying) + len(batch) < len(groups):  # what turned out not to vary is fixed in the graph too
-        program, fixed = _exported(model, arrays, batch_axis, fixed)
+        program, fixed = _exported(traced, arrays, batch_axis, fixed)
     return Axes(program, tuple(varying), fixed)
 
 

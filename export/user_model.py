@@ -254,7 +254,7 @@ def _graph(
         raise TypeError("a copy is of the same class")
     fixed: dict[Place, str] = {}
     while True:
-        axes = find_axes(traced, arrays, batch_axis, limits, fixed)
+        axes = find_axes(model, traced, arrays, batch_axis, limits, fixed)
         try:
             graph = convert(axes.program, model.names, names)
         except Exception as error:  # torch.onnx has a family of them, each with a long report
