@@ -69,7 +69,10 @@ def _differences(a: Manifest, b: Manifest, runs: tuple[Run, Run]) -> dict[str, t
             if ours[name].shape != theirs[name].shape:
                 raise ExportError(f"they cannot be compared: {name} {ours[name].shape} against {theirs[name].shape}")
             off, of = largest.get(name, (0.0, 0.0))
-            size = max(float(np.max(np.abs(array.astype("f8")), initial=0)) for array in (ours[name], theirs[name]))
+            finite = [array[np.isfinite(array)].astype("f8") for array in (ours[name], theirs[name])]
+            size = max(float(np.max(np.abs(array), initial=0)) for array in finite)
+            if not np.array_equal(np.isfinite(ours[name]), np.isfinite(theirs[name])):
+                raise ExportError(f"they cannot be compared: {name} of one is not finite where the other's is")
             largest[name] = (max(off, certificate.max_difference(ours[name], theirs[name])["max_abs"]), max(of, size))
     return largest
 

@@ -254,13 +254,13 @@ def test_data_are_measured_on_and_bound_integers(tmp_path: Path) -> None:
     file = tmp_path / "rows.npz"
     np.savez(file, ids=np.array([[0, 1, 2], [10, 3, 4]]))
     model = nn.Embedding(11, 4)
-    example = {"ids": torch.tensor([[1, 2, 3]])}
+    example = {"ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}
     manifest = export(model, tmp_path, example_inputs=example, data=file, samples=0)
     assert (manifest.inputs[0].minimum, manifest.inputs[0].maximum) == (0, 10)
-    assert claims(manifest)["train_eval_identical"].measured["rows_compared"] == 3
+    assert claims(manifest)["train_eval_identical"].measured["rows_compared"] == 4
     manifest = export(model, tmp_path, example_inputs=example, bounds={"ids": (0, 9)}, version=2, samples=7)
     assert (manifest.version, manifest.inputs[0].maximum) == ("2", 9)
-    assert claims(manifest)["train_eval_identical"].measured["rows_compared"] == 8
+    assert claims(manifest)["train_eval_identical"].measured["rows_compared"] == 9
 
 
 # what cannot be exported
