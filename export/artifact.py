@@ -10,7 +10,7 @@ from export.catalog import ExportSpec
 from export.certify import certify, main_metric, named_outputs
 from export.checkpoint import extents, load_checkpoint, randomize, to_safetensors
 from export.errors import ExportError
-from export.folder import PROBE_SEED, THREADS, hashes, versions, write_artifact
+from export.folder import PROBE_SEED, Files, hashes, sessions, versions, write_artifact
 from export.onnx_export import export_graph
 from service import certificate
 from service.manifest import WEIGHTS_FILE, Certificate, Dataset, Manifest, Probe
@@ -76,9 +76,7 @@ def _draft(spec: ExportSpec, model: nn.Module, graph: ModelProto, content: bytes
 
 
 def _certified(spec: ExportSpec, model: nn.Module, draft: Manifest, content: bytes, weights: bytes) -> Manifest:
-    runs = {
-        threads: certificate.runner(certificate.open_session(content, weights, threads), draft) for threads in THREADS
-    }
+    runs = sessions(Files(draft, content, weights))
     claims = certify(model, draft, runs, spec.held_out() if spec.held_out else None)
     parity = next(claim for claim in claims if claim.claim == "torch_onnx_parity")
     if not parity.holds:

@@ -5,7 +5,6 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from export.checkpoint import extents
 from export.errors import ExportError
 from export.example import Place, arrays_of, datatype_of, joined, mixed_rows, of_rows, read_arrays, resized, rows_of
 from export.factory import CONSTANTS
-from export.folder import PROBE_SEED, THREADS, hashes, versions, write_artifact
+from export.folder import PROBE_SEED, Files, hashes, sessions, versions, write_artifact
 from export.held_out import Array, Arrays, HeldOut
 from export.named_model import PREFIX, NamedModel, output_names
 from export.onnx_export import convert, graphs_of, large_constants, point_into
@@ -51,17 +50,6 @@ RECORDED_ROWS = 8
 RECORDED_BYTES = 2**20  # of the inputs in the manifest, from which the service measures again
 
 _DIMENSION = re.compile(r"s\d+")
-
-
-@dataclass(frozen=True)
-class Made:
-    """An artifact before it is written. missing: claims that could not be measured, and why."""
-
-    manifest: Manifest
-    graph: bytes
-    weights: bytes
-    axes: Axes
-    missing: Mapping[str, str]
 
 
 def export_model(
@@ -98,35 +86,6 @@ def export_model(
     The module is copied and left as it is. Raises ExportError, which says why and what to change; the folder is then as
     it was.
     """
-    made = make(
-        model, example_inputs, name, version=version, batch_axis=batch_axis, outputs=outputs, max_rows=max_rows,
-        max_shape=max_shape, bounds=bounds, samples=samples, data=data, held_out=held_out, tolerance=tolerance,
-        task=task, config=config,
-    )  # fmt: skip
-    write_artifact(Path(repository) / name / made.manifest.version, made.manifest, made.graph, made.weights)
-    report(made.manifest, console or Console())
-    return made.manifest
-
-
-def make(
-    model: nn.Module,
-    example_inputs: Mapping[str, Tensor | Array],
-    name: str,
-    *,
-    version: str | int = 1,
-    batch_axis: Literal[0] | None = 0,
-    outputs: Sequence[str] | None = None,
-    max_rows: int = MAX_ROWS,
-    max_shape: Mapping[str, Sequence[int]] | None = None,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-    samples: int = MIXED_ROWS,
-    data: Mapping[str, Tensor | Array] | str | Path | None = None,
-    held_out: HeldOut | None = None,
-    tolerance: float = TOLERANCE,
-    task: str = "",
-    config: Mapping[str, Any] | None = None,
-) -> Made:
-    """What :func:`export_model` writes. Raises ExportError."""
     check_names(name, str(version), batch_axis)
     arrays = arrays_of(example_inputs)
     rows = rows_to_measure(arrays, data, samples, batch_axis)
@@ -158,10 +117,7 @@ def make(
             probe=_probe(served, rows, axes.varying, batch_axis, tolerance),
             certificate=Certificate(model_name=name, model_version=str(version), claims=[]),
         )
-        runs = {
-            threads: certificate.runner(certificate.open_session(content, weights, threads), draft)
-            for threads in THREADS
-        }
+        runs = sessions(Files(draft, content, weights))
         answers = [named_outputs(served, draft, inputs) for inputs in certificate.probe_inputs(draft)]
         draft = draft.model_copy(update={"probe": draft.probe.model_copy(update={"outputs": Probe.pack(answers)})})
         claims, missing = certify_example(served, draft, runs, rows, held_out)
@@ -183,7 +139,9 @@ def make(
             f"the manifest would have {size} bytes, at most {MAX_MANIFEST_BYTES} are read: it holds example rows and "
             "torch's answers to them; give an example of smaller sizes"
         )
-    return Made(manifest, content, weights, axes, missing)
+    write_artifact(Path(repository) / name / manifest.version, manifest, content, weights)
+    report(manifest, console or Console())
+    return manifest
 
 
 def check_names(name: str, version: str, batch_axis: object) -> None:

@@ -127,9 +127,8 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None, tallies: 
         elif leads_to_infer(scope):
             await infer(scope, receive, send)
         else:
-            if (
-                scope["method"] == "HEAD"
-            ):  # load balancers ask so; FastAPI does not know it, uvicorn leaves the body out
+            if scope["method"] == "HEAD":
+                # Load balancers ask so; FastAPI does not know it. uvicorn has the scope as it was and sends no body.
                 scope = {**scope, "method": "GET"}
             await app(scope, receive, send)
 

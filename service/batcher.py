@@ -237,9 +237,8 @@ class Batcher:
         first = self._queue.first()
         would_take = share * min(self._seconds_a_byte, default=0.0) * first.nbytes / first.rows
         most = math.ceil(share / max(1, round(would_take / LONG_ENOUGH_S)))
-        return min(
-            self._max_batch_size, max(most, round(most / first.rows) * first.rows)
-        )  # whole requests, if it is near
+        whole = round(most / first.rows) * first.rows  # of requests like the first; a part of one would be left out
+        return min(self._max_batch_size, max(most, whole))
 
     async def _execute(self, batch: list[Pending]) -> None:
         """Run a batch and give every caller its rows.
