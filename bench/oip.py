@@ -219,10 +219,13 @@ def _shapes(
                 f"MODEL={wanted.model}: {name} is {tensor['datatype']}; what can be drawn is {', '.join(DTYPES)}"
             )
         most = tensor.get("max_shape") or [most_rows] + [0] * len(shapes[name])
+        least = tensor.get("min_shape") or [1] * len(shapes[name])
         for axis, size in enumerate(shapes[name]):
             setting, value = ("LENGTH", length) if axis else ("BATCH", rows)
             if size == -1 and 0 < most[axis] < value:
                 raise LoadError(f"{setting}={value} is more than MODEL={wanted.model} takes: at most {most[axis]}")
+            if size == -1 and value < least[axis]:
+                raise LoadError(f"{setting}={value} is less than MODEL={wanted.model} takes: at least {least[axis]}")
         sizes = [(length if axis else rows) if size == -1 else size for axis, size in enumerate(shapes[name])]
         found[name] = (tensor, tuple(sizes))
     return found

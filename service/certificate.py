@@ -29,7 +29,7 @@ Batch = TypeVar("Batch")  # whatever a run takes
 
 # What the claims of an artifact were measured on. ``recheck`` says so of those that it does not measure anew.
 MEASURED_AT_EXPORT = "cpu, fp32"
-OF_TORCH_ALONE = {"train_eval_identical"}
+OF_TORCH_ALONE = {"train_eval_identical", "full_precision"}
 
 ORT_TYPES = {
     "BOOL": "tensor(bool)",
@@ -319,10 +319,11 @@ def thread_invariant(
     )
 
 
-def invariance_rows(manifest: Manifest, shape: Sequence[int]) -> Arrays:
-    """``max_rows`` rows of a probe's shape, past its batch axis: seeded, or the recorded ones over and over."""
+def invariance_rows(manifest: Manifest, number: int = 0) -> Arrays:
+    """``max_rows`` rows as of a probe's shape, the first or another: seeded, or the recorded ones over and over."""
+    shape = manifest.probe.shapes[number]
     if manifest.probe.inputs is not None:
-        recorded = probe_inputs(manifest)[manifest.probe.shapes.index(list(shape))]
+        recorded = probe_inputs(manifest)[number]
         order = np.arange(manifest.max_rows) % shape[0]
         return {name: array[order] for name, array in recorded.items()}
     return samples(manifest, (manifest.max_rows, *shape[1:]), np.random.default_rng(manifest.probe.seed))
@@ -351,7 +352,7 @@ def recheck(
     batches = probe_inputs(manifest)
     fresh = [torch_onnx_parity(runs[serving_threads], manifest, tolerance=tolerance)]
     if manifest.batch_axis is not None:
-        rows = invariance_rows(manifest, manifest.probe.shapes[0])
+        rows = invariance_rows(manifest)
         # A kernel may share out the rows when there are several, and the numbers of a row when there is one.
         batches += [rows, {name: array[:1] for name, array in rows.items()}]
         fresh.append(batch_invariant(runs, [rows], (1, 2, manifest.max_rows)))

@@ -21,10 +21,12 @@ REFUSED, AS_CERTIFIED = "refused", "no, as certified"
 DECIDES = {
     "train_eval_identical": "mismatching_rows",
     "torch_onnx_parity": "max_abs",
+    "runtime_parity": "max_abs",
     "float64_error": "served_max",
     "batch_invariant": "mismatching_rows",
     "thread_invariant": "mismatching_batches",
     "metric_preserved": "served",
+    "full_precision": "relative",
 }
 COLOURS = {"yes": 32, AS_CERTIFIED: 33, "no": 31, REFUSED: 31}  # green, yellow, red
 BAR_WIDTH = 30

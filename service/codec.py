@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from service.errors import InvalidInputError, TooManyRowsError, shown
+from service.errors import InvalidInputError, shown
 from service.json_document import read_numbers
 from service.json_numbers import elements, pieces, written
 from service.manifest import InputTensor, Manifest, OutputTensor
@@ -29,6 +29,7 @@ from service.protocol import (
     RequestedOutput,
     RequestInput,
 )
+from service.sizes import check_equal_sizes, check_shape
 
 MAX_NESTING = 32  # of lists in lists, before anything is done for each of them
 _JSON_TYPES: dict[str, frozenset[type]] = {
@@ -92,9 +93,7 @@ def inputs_of(request: InferenceRequest, manifest: Manifest) -> list[tuple[Reque
     inputs = [(by_name[tensor.name], tensor) for tensor in manifest.inputs if tensor.name in by_name]
     for sent, tensor in inputs:
         _check_input(sent, tensor, manifest)
-    if manifest.batch_axis is not None and len({sent.shape[0] for sent, _ in inputs}) > 1:
-        rows = ", ".join(f"{sent.name} {sent.shape[0]}" for sent, _ in inputs)
-        raise InvalidInputError(f"the inputs differ in rows: {rows}; the first size of each must be the same")
+    check_equal_sizes(inputs, manifest)
     return inputs
 
 
@@ -144,7 +143,7 @@ def _check_input(sent: RequestInput, tensor: InputTensor, manifest: Manifest) ->
         raise InvalidInputError(
             f"input {tensor.name} has datatype {shown(sent.datatype)}, model {manifest.name} takes {tensor.datatype}"
         )
-    _check_shape(sent.shape, tensor, manifest)
+    check_shape(sent.shape, tensor, manifest)
     check_data(sent)
 
 
@@ -174,21 +173,6 @@ def _raw_input(count: int, manifest: Manifest) -> tuple[RequestInput, InputTenso
     sent = RequestInput(tensor.name, tensor.datatype, shape, slice(0, count))
     _check_input(sent, tensor, manifest)
     return sent, tensor
-
-
-def _check_shape(shape: list[int], tensor: InputTensor, manifest: Manifest) -> None:
-    fits = len(shape) == len(tensor.shape) and all(
-        (sent >= 1) if size == -1 else (sent == size) for sent, size in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
-        raise InvalidInputError(
-            f"input {tensor.name} has shape {shown(shape)}, model {manifest.name} takes {tensor.shape}, "
-            "where -1 is any size from 1"
-        )
-    if manifest.batch_axis is not None and shape[manifest.batch_axis] > manifest.max_rows:
-        raise TooManyRowsError(manifest.name, shape[manifest.batch_axis], manifest.max_rows)
-    if tensor.max_shape and any(sent > most for sent, most in zip(shape, tensor.max_shape, strict=True)):
-        raise InvalidInputError(f"input {tensor.name} has shape {shape}, its sizes may be at most {tensor.max_shape}")
 
 
 def check_data(sent: RequestInput) -> None:

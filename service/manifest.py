@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import itertools
 import math
 import operator
 import os
@@ -22,6 +23,11 @@ GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 CERTIFICATES_FILE = "certificates.json"  # of the operations
 MAX_MANIFEST_BYTES = 16 * 2**20  # a manifest holds a probe's outputs, not a data set
+
+# Claims that compare with torch.
+OF_TORCH = frozenset(
+    {"train_eval_identical", "torch_onnx_parity", "float64_error", "metric_preserved", "full_precision"}
+)
 
 # A name is looked up, never joined to a path; the pattern keeps it printable in a URL, a label and a log all the same.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,6 +58,15 @@ def read_regular_file(folder: Path, name: str, max_bytes: int) -> bytes:
     except OSError as error:
         reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
         raise ArtifactError(f"{name} cannot be read: {reason}") from error
+
+
+def reasons(error: ValidationError) -> str:
+    """What is wrong with a document, by field; the first three, and how many more there are."""
+    wrong = [
+        f"{'.'.join(map(str, each['loc'])) or 'the document'}: {each['msg']}"
+        for each in error.errors(include_url=False, include_input=False)
+    ]
+    return "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
 
 
 def _dimension(size: int) -> int:
@@ -104,13 +119,16 @@ class OutputTensor(Tensor):
 class InputTensor(Tensor):
     """An input, with what it may hold; those that are ``optional`` are zeros when all of them are left out.
 
-    A bound that is not given is not checked.
+    A bound that is not given is not checked. axes: names of its sizes, None where one has none; in a request all sizes
+    of one name are equal, in this input and in the others.
     """
 
     optional: Flag = False
     minimum: float | None = None
     maximum: float | None = None
+    min_shape: list[int] | None = None
     max_shape: list[int] | None = None
+    axes: list[str | None] | None = None
     scale: str | None = None
     meaning: str | None = None
 
@@ -119,10 +137,18 @@ class InputTensor(Tensor):
         return replace(super().metadata(), optional=self.optional or None)
 
     @model_validator(mode="after")
-    def _max_shape_has_the_rank_of_shape(self) -> Self:
-        if self.max_shape is not None and len(self.max_shape) != len(self.shape):
-            raise ValueError(f"max_shape {self.max_shape} has not the rank of shape {self.shape}")
+    def _what_is_said_of_sizes_has_the_rank_of_shape(self) -> Self:
+        for field in ("min_shape", "max_shape", "axes"):
+            said = getattr(self, field)
+            if said is not None and len(said) != len(self.shape):
+                raise ValueError(f"{field} {said} has not the rank of shape {self.shape}")
         return self
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether the rank and the fixed sizes are its own, and no size is below 1."""
+        return len(shape) == len(self.shape) and all(
+            (sent >= 1) if size == -1 else (sent == size) for sent, size in zip(shape, self.shape, strict=True)
+        )
 
 
 class Dataset(_Part):
@@ -263,6 +289,9 @@ class Manifest(_Part):
             names = {tensor.name for tensor in self.inputs}
             if any(set(batch) != names for batch in self.probe.inputs):
                 raise ValueError(f"the probe's inputs are not those of the model, {', '.join(sorted(names))}")
+            for tensor, batch in itertools.product(self.inputs, self.probe.inputs):
+                if not tensor.fits(recorded := batch[tensor.name].shape):
+                    raise ValueError(f"the probe has {tensor.name} {recorded}, which does not fit {tensor.shape}")
             if [batch[first.name].shape for batch in self.probe.inputs] != self.probe.shapes:
                 raise ValueError(f"the probe's inputs have not the shapes {self.probe.shapes} of {first.name}")
         certificate = self.certificate
@@ -270,6 +299,8 @@ class Manifest(_Part):
             raise ValueError(f"the certificate is that of {certificate.model_name}/{certificate.model_version}")
         if len({claim.claim for claim in certificate.claims}) != len(certificate.claims):
             raise ValueError("the certificate makes a claim twice")
+        if self.probe.by != "torch" and OF_TORCH & {claim.claim for claim in certificate.claims}:
+            raise ValueError(f"the probe is by {self.probe.by}, the certificate has claims that only torch can make")
         if any(claim.checked != "export" for claim in certificate.claims):
             raise ValueError("the certificate says of a claim that it was checked at start, which only a service can")
         return self
@@ -280,12 +311,7 @@ class Manifest(_Part):
         try:
             return cls.model_validate_json(read_regular_file(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES))
         except ValidationError as error:
-            wrong = [
-                f"{'.'.join(map(str, each['loc'])) or 'the document'}: {each['msg']}"
-                for each in error.errors(include_url=False, include_input=False)
-            ]
-            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ArtifactError(f"{MANIFEST_FILE}: {'; '.join(wrong[:3])}{more}") from None  # pydantic says no more
+            raise ArtifactError(f"{MANIFEST_FILE}: {reasons(error)}") from None  # pydantic says no more
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; fields that are not set are left out."""

@@ -6,10 +6,12 @@ import { measured } from "./numbers.js";
 const CLAIMS = {
   train_eval_identical: "Training and test compute the same",
   torch_onnx_parity: "The served graph computes what torch does",
+  runtime_parity: "The optimised graph computes what the graph as it came does",
   float64_error: "Rounding errors are no larger than torch's",
   batch_invariant: "No other row changes an answer",
   thread_invariant: "No number of threads changes an answer",
   metric_preserved: "The held-out metric is the trained one",
+  full_precision: "Weights in fewer bits change nothing that shows",
 };
 const CHECKED = { start: "Measured on this machine, at start", export: "Measured at export" };
 

@@ -61,7 +61,7 @@ class Trial {
   constructor(name, input, output, parameters = {}) {
     Object.assign(this, { name, output, parameters });
     this.input = { name: input.name, datatype: input.data_type.replace("TYPE_", "") };
-    this.dims = input.dims.map((size) => (size === -1 ? LENGTH : size));
+    this.dims = input.dims.map((size, axis) => (size === -1 ? lengthOf(input, axis + 1) : size));
     this.numbers = this.dims.reduce((product, size) => product * size, 1);
     this.random = filler(input);
     this.row = this.rows(1);
@@ -101,6 +101,11 @@ class Trial {
     const size = bytes.length / (others + 1);
     return bytes.subarray(position * size, (position + 1) * size);
   }
+}
+
+/** A length of an axis that varies, the axis of rows counted: ours, or the nearest to it that the model takes. */
+function lengthOf({ min_shape: least, max_shape: most }, axis) {
+  return Math.max(Math.min(LENGTH, most?.[axis] ?? LENGTH), least?.[axis] ?? 1);
 }
 
 /** Random values that an input takes. */

@@ -69,6 +69,7 @@ SERVICE_LAYERS = [
         "http_protocol",
         "request_queue",
     },
+    {"sizes"},
     {"body", "codec", "runtime", "batcher", "statistics", "ops", "provider"},
     {"op_runtime", "served", "op_bodies"},
     {"served_model", "served_op", "lease"},

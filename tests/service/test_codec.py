@@ -213,7 +213,6 @@ def test_inputs_have_equally_many_rows(manifest_of: ManifestOf) -> None:
         ({"minimum": 0}, [-1, 0, 0], "input x has -1.0 in it, it must be at least 0$"),
         ({"maximum": 9}, [10, 0, 0], "input x has 10.0 in it, it must be at most 9$"),
         ({"minimum": 0}, [0, float("nan"), 0], "input x has nan in it"),
-        ({"max_shape": [8, 2]}, [1, 2, 3], r"has shape \[1, 3\], its sizes may be at most \[8, 2\]"),
     ],
 )
 def test_bounds_of_the_manifest_are_checked(
@@ -222,9 +221,8 @@ def test_bounds_of_the_manifest_are_checked(
     manifest = manifest_of(inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, -1], **bounds}])
     with pytest.raises(InvalidInputError, match=words):
         decode(sent_as_binary({"x": np.array([values], "f4")}, {"x": "FP32"}), manifest)
-    if "max_shape" not in bounds:
-        inside = np.full((1, 3), 5, "f4")
-        assert decode(sent_as_binary({"x": inside}, {"x": "FP32"}), manifest)["x"].tolist() == [[5, 5, 5]]
+    inside = np.full((1, 3), 5, "f4")
+    assert decode(sent_as_binary({"x": inside}, {"x": "FP32"}), manifest)["x"].tolist() == [[5, 5, 5]]
 
 
 def test_bounds_are_told_in_full(manifest_of: ManifestOf) -> None:

@@ -14,6 +14,7 @@ ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
 X = {"name": "x", "datatype": "FP32", "shape": [-1, 64]}
 CLAIM = {"claim": "c", "holds": True, "measured": {}, "how": "", "checked": "export"}
+OF_TORCH = CLAIM | {"claim": "torch_onnx_parity"}
 
 
 @pytest.fixture
@@ -93,8 +94,9 @@ def test_recorded_inputs_may_vary_where_the_first_has_no_axis(manifest_of: Calla
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (recorded(np.zeros((2, 3), "f4"), shapes=[[3, 3]]), "the probe's inputs have not the shapes"),
-        (recorded(np.zeros((2, 3), "f4"), shapes=[[2, 3], [2, 3]]), "the probe's inputs have not the shapes"),
+        (recorded(np.zeros((2, 64), "f4"), shapes=[[3, 64]]), "the probe's inputs have not the shapes"),
+        (recorded(np.zeros((2, 64), "f4"), shapes=[[2, 64], [2, 64]]), "the probe's inputs have not the shapes"),
+        (recorded(np.zeros((2, 3), "f4")), r"the probe has x \[2, 3\], which does not fit \[-1, 64\]"),
         (recorded(np.zeros((2, 3), "f4"), inputs=[{}]), "the probe's inputs are not those of the model, x"),
         ({"name": "../x"}, "name: String should match pattern"),
         ({"version": "01"}, "version: String should match pattern"),
@@ -108,7 +110,16 @@ def test_recorded_inputs_may_vary_where_the_first_has_no_axis(manifest_of: Calla
         ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64]}]}, "its first size must be -1"),
         (
             {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2], "max_shape": [1]}]},
-            "has not the rank of shape",
+            r"max_shape \[1\] has not the rank of shape",
+        ),
+        (
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2], "axes": ["T"]}]},
+            r"axes \['T'\] has not the rank of shape",
+        ),
+        (
+            recorded(np.zeros((2, 64), "f4"), by="onnxruntime")
+            | {"certificate": {"model_name": "ln-mlp-digits", "model_version": "1", "claims": [OF_TORCH]}},
+            "the probe is by onnxruntime, the certificate has claims that only torch can make",
         ),
         ({"outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}] * 2}, "two tensors have the same name"),
         ({"files": {"model.onnx": "0" * 64}}, r"files are \['model.onnx'\], they must be model.onnx and model.safe"),
