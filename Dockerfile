@@ -10,7 +10,8 @@ ARG RUNTIME
 COPY pyproject.toml .
 RUN python -c 'import sys, tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"][sys.argv[1]], sep="\n")' "$RUNTIME" >requirements.txt
+extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras[sys.argv[1]], *extras["traces"], sep="\n")' "$RUNTIME" >requirements.txt
 
 # Without pip: it is not needed to run. Bytecode is a tenth of the environment, and no process can write it later, with
 # its file system read-only; without it the imports take half as long again.

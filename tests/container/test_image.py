@@ -86,6 +86,11 @@ def test_of_torch_onnx_and_pip_there_is_nothing_in_it(service: str) -> None:
     assert run_inside(service, code) == "[]"
 
 
+def test_traces_can_be_sent_from_it(service: str) -> None:
+    code = "import service.traces, opentelemetry.exporter.otlp.proto.http.trace_exporter; print('there')"
+    assert run_inside(service, code) == "there"
+
+
 def test_it_may_have_so_much_memory_and_so_many_processes_and_no_more(service: str) -> None:
     limits = inspected(service)["HostConfig"]
     assert (limits["Memory"], limits["MemorySwap"], limits["PidsLimit"]) == (2 * 2**30, 2 * 2**30, 1024)
