@@ -43,7 +43,9 @@ def filled(page: Page, panel: str) -> None:
         expect(page.locator("#invariance-status")).to_contain_text("batch_norm")
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", "desk"), ("dark", "desk"), ("light", "phone")])
+@pytest.mark.parametrize(
+    ("scheme", "size"), [("light", "desk"), ("dark", "desk"), ("light", "phone"), ("dark", "phone")]
+)
 def test_axe_finds_nothing_in_any_panel(visit: Visit, scheme: str, size: str) -> None:
     page = visit("try", scheme=scheme, size=size, motion="reduce")
     page.evaluate(AXE.read_text())  # past the page's policy, which lets no script of others in
