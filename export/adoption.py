@@ -1,43 +1,36 @@
 """A graph that came without its module -> an artifact, with the claims that can be measured without torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnx.inliner
-import onnxruntime as ort
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from export.axes import BATCHES, Axis, one_line
-from export.causes import causes, dynamic_quantisation, in_float64, with_causes
+from export.axes import BATCHES
+from export.causes import causes, with_causes
 from export.certify import invariance
 from export.checkpoint import extents
-from export.errors import ExportError
-from export.example import arrays_of, of_rows, resized
-from export.folder import PROBE_SEED, THREADS, Files, hashes, sessions, versions, write_artifact
+from export.described_tensors import ONNX_TYPES, inputs_of, outputs_of, sizes_in_words
+from export.errors import ExportError, one_line
+from export.example import Place, arrays_of, datatype_of, of_rows, rows_to_measure
+from export.folder import THREADS, Files, hashes, in_words, place_of, sessions, unoptimised, versions, write_artifact
 from export.held_out import Array, Arrays
+from export.limits import Bounds, check_bounds, check_values, limits_of, row_limit
+from export.notes import dynamic_quantisation, in_float64
 from export.onnx_export import MAX_CONSTANT_ELEMENTS, graphs_of, point_into, strip
+from export.ranges import Axes, check_limits, find_ranges
+from export.recorded import recorded_probe
 from export.report import report
-from export.user_model import (
-    MAX_ROWS,
-    MIXED_ROWS,
-    ONNX_TYPES,
-    RECORDED_ROWS,
-    TOLERANCE,
-    check_names,
-    input_of,
-    least_rms_of,
-    outputs_of,
-    rows_to_measure,
-)
+from export.user_model import MIXED_ROWS, TOLERANCE
 from service import certificate
-from service.manifest import ArtifactError, Certificate, InputTensor, Manifest, Probe, RecordedTensor
+from service.manifest import Certificate, Manifest
 
 OF_TORCH = "only its module could tell, and it came without"
 NOT_MEASURED = ("train_eval_identical", "torch_onnx_parity", "float64_error")
@@ -51,10 +44,12 @@ def adopt_model(
     *,
     version: str | int = 1,
     batch_axis: Literal[0] | None = 0,
-    max_rows: int = MAX_ROWS,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
+    max_rows: int | None = None,
+    max_shape: Mapping[str, Sequence[int]] | None = None,
+    bounds: Bounds | None = None,
     samples: int = MIXED_ROWS,
     tolerance: float = TOLERANCE,
+    replace: bool = False,
     task: str = "",
     console: Console | None = None,
 ) -> Manifest:
@@ -63,46 +58,57 @@ def adopt_model(
     Its weights go to ``model.safetensors`` under the names they have in the graph. What it answers is compared with
     onnxruntime's answers without optimisation (``runtime_parity``). Raises ExportError; the folder is then as it was.
     """
-    check_names(name, str(version), batch_axis)
+    folder = place_of(repository, name, str(version), replace=replace)
     arrays = arrays_of(example_inputs)
     rows = rows_to_measure(arrays, None, samples, batch_axis)
+    bounds, limits = bounds or {}, limits_of(max_shape or {}, arrays, batch_axis, max_rows)
+    check_bounds(bounds, rows)
     graph, weights = _split(Path(graph_file))
-    files_graph = graph.SerializeToString(deterministic=True)
-    if {tensor.name for tensor in graph.graph.input} != arrays.keys():
-        wanted = ", ".join(tensor.name for tensor in graph.graph.input)
-        raise ExportError(f"the example has the inputs {', '.join(arrays)}, the graph takes {wanted}")
+    content = graph.SerializeToString(deterministic=True)
+    _check_inputs(graph, arrays)
     arrays, rows = ({tensor.name: each[tensor.name] for tensor in graph.graph.input} for each in (arrays, rows))
-    plain = _unoptimised(files_graph, weights)
-    varying = _varying(graph, plain, arrays, batch_axis)
-    probe = _probe(plain, rows, varying, batch_axis, tolerance)
-    manifest = Manifest(
-        name=name,
-        version=str(version),
-        batch_axis=batch_axis,
-        max_rows=max_rows if batch_axis == 0 else 1,
-        inputs=[_input(tensor, rows, varying, batch_axis, max_rows, bounds or {}) for tensor in graph.graph.input],
-        outputs=outputs_of(graph, batch_axis),
-        task=task or f"that of {Path(graph_file).name}",
-        config={
-            "not_measured": dict.fromkeys(NOT_MEASURED, OF_TORCH),
-            "notes": list(_notes(graph, arrays)),
-        },
-        files=hashes(files_graph, weights),
-        versions={key: each for key, each in versions(graph).items() if key != "torch"},
-        probe=probe,
-        certificate=Certificate(model_name=name, model_version=str(version), claims=[]),
-    )
-    try:
-        runs = sessions(Files(manifest, files_graph, weights))
+    with in_words(name):
+        plain = certificate.all_outputs(certificate.open_session(content, weights, THREADS[0], unoptimised))
+
+        def error(inputs: Arrays) -> str:
+            try:
+                plain(inputs)
+            except Exception as reason:  # onnxruntime has no common base class for its errors
+                return one_line(reason)
+            return ""
+
+        axes = _axes(graph, error, arrays, batch_axis, limits)
+        check_values(error, arrays, bounds)
+        if batch_axis is None:
+            max_rows = 1
+        elif max_rows is None:
+            max_rows = row_limit(plain, rows)
+        manifest = Manifest(
+            name=name,
+            version=str(version),
+            batch_axis=batch_axis,
+            max_rows=max_rows,
+            inputs=inputs_of(rows, axes.varying, batch_axis, max_rows, bounds),
+            outputs=outputs_of(graph, batch_axis),
+            task=task or f"that of {Path(graph_file).name}",
+            config={
+                "sizes": sizes_in_words(arrays, axes, batch_axis, max_rows),
+                "not_measured": dict.fromkeys(NOT_MEASURED, OF_TORCH),
+                "notes": list(_notes(graph, arrays)),
+            },
+            files=hashes(content, weights),
+            versions={key: each for key, each in versions(graph).items() if key != "torch"},
+            probe=recorded_probe(plain, rows, axes.varying, batch_axis, tolerance, by="onnxruntime"),
+            certificate=Certificate(model_name=name, model_version=str(version), claims=[]),
+        )
+        runs = sessions(Files(manifest, content, weights))
         claims = [certificate.torch_onnx_parity(runs[1], manifest, checked="export")]
-    except ArtifactError as error:
-        raise ExportError(f"onnxruntime cannot serve the graph: {one_line(error.__cause__ or error)}") from error
     if not claims[0].holds:
         raise ExportError(f"onnxruntime's optimisation changes what the graph computes: {claims[0].measured}")
     claims += invariance(manifest, runs, rows)
     claims = with_causes(claims, causes(None, manifest, graph, weights, claims, rows))
     manifest = manifest.model_copy(update={"certificate": manifest.certificate.model_copy(update={"claims": claims})})
-    write_artifact(Path(repository) / name / manifest.version, manifest, files_graph, weights)
+    write_artifact(folder, manifest, content, weights)
     report(manifest, console or Console())
     return manifest
 
@@ -149,80 +155,44 @@ def _constants_as_initializers(graph: GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _unoptimised(graph: bytes, weights: bytes) -> certificate.Run:
-    def options(threads: int) -> ort.SessionOptions:
-        found = certificate.session_options(threads)
-        found.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return found
-
-    try:
-        return certificate.all_outputs(certificate.open_session(graph, weights, THREADS[0], options))
-    except ArtifactError as error:
-        raise ExportError(f"onnxruntime cannot load the graph: {one_line(error.__cause__ or error)}") from error
+def _check_inputs(graph: ModelProto, arrays: Arrays) -> None:
+    if {tensor.name for tensor in graph.graph.input} != arrays.keys():
+        wanted = ", ".join(tensor.name for tensor in graph.graph.input)
+        raise ExportError(f"the example has the inputs {', '.join(arrays)}, the graph takes {wanted}")
+    for tensor in graph.graph.input:
+        datatype = datatype_of(arrays[tensor.name])
+        if ONNX_TYPES.get(datatype) != tensor.type.tensor_type.elem_type:
+            raise ExportError(f"input {tensor.name} of the example is {datatype}, the graph takes another datatype")
 
 
-def _varying(graph: ModelProto, run: certificate.Run, arrays: Arrays, batch_axis: int | None) -> list[Axis]:
-    """The sizes that have a name in the graph, or none, and that can be another one. Raises ExportError."""
-    groups: dict[str, list[tuple[str, int]]] = {}
+def _axes(
+    graph: ModelProto,
+    error: Callable[[Arrays], str],
+    arrays: Arrays,
+    batch_axis: int | None,
+    limits: Mapping[Place, int],
+) -> Axes:
+    """The sizes that have a name in the graph, or none, and how far each can go. Raises ExportError."""
+    groups: dict[str, list[Place]] = {}
+    fixed: dict[Place, str] = {}
     for tensor in graph.graph.input:
         for axis, size in enumerate(tensor.type.tensor_type.shape.dim):
-            if not size.HasField("dim_value") and not (axis == 0 and batch_axis == 0):
+            if axis == 0 and batch_axis == 0:
+                continue
+            if size.HasField("dim_value"):
+                fixed[tensor.name, axis] = "the graph's own size"
+            else:
                 groups.setdefault(size.dim_param or f"{tensor.name}.{axis}", []).append((tensor.name, axis))
-
-    def error(inputs: Arrays) -> str:
-        try:
-            run(inputs)
-        except Exception as reason:  # onnxruntime has no common base class for its errors
-            return one_line(reason)
-        return ""
-
     for rows in BATCHES if batch_axis == 0 else (0,):
         if reason := error(of_rows(arrays, rows) if rows else arrays):
             raise ExportError(
                 f"the graph cannot be run{f' for {rows} rows' if rows else ''}: {reason}. "
                 + ("Export it with a batch that varies, or say --no-batch-axis" if rows else "")
             )
-    found = []
-    for places in groups.values():
-        size = arrays[places[0][0]].shape[places[0][1]]
-        if not error(resized(arrays, dict.fromkeys(places, size + 1))):
-            found.append(Axis(tuple(places), size, 1, size + 1))
-    return found
-
-
-def _input(
-    tensor: Any,
-    rows: Arrays,
-    varying: Sequence[Axis],
-    batch_axis: int | None,
-    max_rows: int,
-    bounds: Mapping[str, tuple[float, float]],
-) -> InputTensor:
-    """As of an export, but that how large a size may be is not known."""
-    found = input_of(tensor.name, rows[tensor.name], varying, batch_axis, max_rows, bounds.get(tensor.name))
-    if ONNX_TYPES.get(found.datatype) != tensor.type.tensor_type.elem_type:
-        raise ExportError(f"input {tensor.name} of the example is {found.datatype}, the graph takes another datatype")
-    return found.model_copy(update={"max_shape": None})
-
-
-def _probe(
-    run: certificate.Run, rows: Arrays, varying: Sequence[Axis], batch_axis: int | None, tolerance: float
-) -> Probe:
-    first = of_rows(rows, RECORDED_ROWS) if batch_axis == 0 else rows
-    batches = [first]
-    if varying:
-        sizes = {place: axis.other for axis in varying for place in axis.places}
-        batches.append(resized(of_rows(first, 2) if batch_axis == 0 else first, sizes))
-    answers = [run(batch) for batch in batches]
-    return Probe(
-        by="onnxruntime",
-        seed=PROBE_SEED,
-        shapes=[list(next(iter(batch.values())).shape) for batch in batches],
-        inputs=[{name: RecordedTensor.of(array) for name, array in batch.items()} for batch in batches],
-        outputs=Probe.pack(answers),
-        atol=tolerance * least_rms_of(list(answers[0].values())),
-        rtol=tolerance,
-    )
+    one_row = of_rows(arrays, 1) if batch_axis == 0 else arrays
+    varying, failed = find_ranges(error, one_row, {tuple(places): None for places in groups.values()}, limits)
+    check_limits(limits, arrays, fixed | failed)
+    return Axes(varying, fixed | failed)
 
 
 def _notes(graph: ModelProto, arrays: Arrays) -> Iterator[str]:

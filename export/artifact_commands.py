@@ -1,18 +1,16 @@
 """``python -m export check``, ``diff`` and ``adopt``: of artifacts that are there, and graphs that are."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from export.adoption import adopt_model
+from export.command import add_where, ended, json_object, wishes
 from export.comparison import compare
-from export.errors import ExportError
 from export.folder import read_artifact, versions_of
-from export.own_command import add_where, example_of, json_object
 from export.verification import verify
-from service.manifest import ArtifactError
 
 
 def check(arguments: Sequence[str], console: Console) -> int:
@@ -39,7 +37,7 @@ def check(arguments: Sequence[str], console: Console) -> int:
             holds &= verify(folder, factory, given, console)
         return holds
 
-    return _ended(checked, console)
+    return ended(checked, console)
 
 
 def diff(arguments: Sequence[str], console: Console) -> int:
@@ -51,7 +49,7 @@ def diff(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("one", type=Path, metavar="A", help="a version's folder, or a model's: its highest version")
     parser.add_argument("other", type=Path, metavar="B", help="the same")
     options = parser.parse_args(arguments)
-    return _ended(lambda: not compare(options.one, options.other, console).lost, console)
+    return ended(lambda: not compare(options.one, options.other, console).lost, console)
 
 
 def adopt(arguments: Sequence[str], console: Console) -> int:
@@ -65,29 +63,7 @@ def adopt(arguments: Sequence[str], console: Console) -> int:
     options = parser.parse_args(arguments)
 
     def adopted() -> bool:
-        adopt_model(
-            options.graph,
-            example_of(options.example),
-            options.name,
-            options.repository,
-            version=options.version,
-            batch_axis=None if options.no_batch_axis else 0,
-            max_rows=options.max_rows,
-            bounds=dict(options.bounds),
-            samples=options.samples,
-            tolerance=options.tolerance,
-            task=options.task,
-            console=console,
-        )
+        adopt_model(options.graph, **wishes(options), console=console)
         return True
 
-    return _ended(adopted, console)
-
-
-def _ended(work: Callable[[], bool], console: Console) -> int:
-    try:
-        return 0 if work() else 1
-    except (ExportError, ArtifactError) as error:
-        console.print("[red]failed:[/red] ", end="")
-        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
-        return 1
+    return ended(adopted, console)

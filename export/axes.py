@@ -4,49 +4,20 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from export.errors import ExportError
-from export.example import Place, of_rows, resized
+from export.errors import ExportError, one_line
+from export.example import Place, of_rows
 from export.held_out import Arrays
 from export.named_model import NamedModel
+from export.ranges import Axes, check_limits, find_ranges
 
 BATCHES = (1, 2, 7)
-REACH = 8  # times the example's size: so far it is tried how large a size may be
 ROWS = (3, 5, 7, 11, 13, 17, 19)  # of the example at export, one that no other size is: it could be taken for that one
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A size that varies, in all the places where it is the same one. least, most: that were tried and worked."""
-
-    places: tuple[Place, ...]
-    size: int  # of the example
-    least: int
-    most: int
-
-    def at(self, size: int) -> dict[Place, int]:
-        """The size in every one of its places."""
-        return dict.fromkeys(self.places, size)
-
-    @property
-    def other(self) -> int:
-        """Another size than the example's: one more, or one less where that is too large."""
-        return self.size + 1 if self.size < self.most else self.size - 1
-
-
-@dataclass(frozen=True)
-class Axes:
-    """What was found. fixed: why a size cannot vary, by its place."""
-
-    program: ExportedProgram
-    varying: tuple[Axis, ...] = ()  # without the batch's
-    fixed: Mapping[Place, str] = field(default_factory=dict)
 
 
 def tensors_of(arrays: Arrays, model: NamedModel) -> list[Tensor]:
@@ -64,10 +35,13 @@ def error_of(model: NamedModel, arrays: Arrays) -> str:
     return ""
 
 
-def one_line(error: BaseException) -> str:
-    """Kind and first line of an error, as a reason to be read."""
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0][:300]}" if words else type(error).__name__
+def _failure_of(model: NamedModel, arrays: Arrays) -> str:
+    """The same; an answer that is not a number is a failure too, as a deviation over one step gives."""
+    if error := error_of(model, arrays):
+        return error
+    with torch.no_grad():
+        is_nan = any(bool(tensor.isnan().any()) for tensor in model(*tensors_of(arrays, model)))
+    return "its answer is not a number" if is_nan else ""
 
 
 def find_axes(
@@ -77,7 +51,7 @@ def find_axes(
     batch_axis: int | None,
     most: Mapping[Place, int],
     fixed: Mapping[Place, str],
-) -> Axes:
+) -> tuple[ExportedProgram, Axes]:
     """Export with every size open that is not known to be fixed, and see which the model closes.
 
     traced: what is exported, the model itself or its function written otherwise. most: how large a size is to be,
@@ -98,18 +72,13 @@ def find_axes(
     if batch_axis == 0:
         _check_rows(model, arrays, batch, fixed)
     one_row = of_rows(arrays, 1) if batch_axis == 0 else arrays
-    varying = []
-    for symbol, places in groups.items():
-        if places in batch:
-            continue
-        found = _range(model, one_row, places, _upper(program, symbol), most)
-        if isinstance(found, Axis):
-            varying.append(found)
-        else:
-            fixed |= dict.fromkeys(places, found)
+    open_sizes = {places: _upper(program, symbol) for symbol, places in groups.items() if places not in batch}
+    varying, failed = find_ranges(lambda inputs: _failure_of(model, inputs), one_row, open_sizes, most)
+    fixed |= failed
     if len(varying) + len(batch) < len(groups):  # what turned out not to vary is fixed in the graph too
         program, fixed = _exported(traced, arrays, batch_axis, fixed)
-    return Axes(program, tuple(varying), fixed)
+    check_limits(most, arrays, fixed)
+    return program, Axes(varying, fixed)
 
 
 def _exported(
@@ -154,6 +123,11 @@ _OF_DATA = (
 )
 _NOT_IN_ONNX = "ONNX has no such operation: write it with others, or leave it to the caller of the service"
 _ADVICE = (
+    (
+        "pack_padded_sequence",
+        "Packed sequences have sizes that are numbers of a tensor: feed the padded rows and take what a mask leaves, "
+        "or the state at each row's last step by gather",
+    ),
     ("DataDependent", _OF_DATA),
     ("data-dependent", _OF_DATA),
     ("No ONNX function", _NOT_IN_ONNX),
@@ -228,41 +202,3 @@ def _check_rows(
                 f"the module does not take {rows} rows: {error}. {advice(error)}; or say batch_axis=None, where it is "
                 "for one number of rows"
             )
-
-
-def _range(
-    model: NamedModel, arrays: Arrays, places: tuple[Place, ...], upper: int | None, most: Mapping[Place, int]
-) -> Axis | str:
-    """From the smallest to the largest size that works, of those tried; or why there is only one."""
-    name, axis = places[0]
-    size = arrays[name].shape[axis]
-
-    def error(of: int) -> str:
-        return error_of(model, resized(arrays, dict.fromkeys(places, of)))
-
-    wanted = [most[place] for place in places if place in most]
-    limit = min(wanted) if wanted else min(REACH * size, upper or REACH * size)
-    found = Axis(places, size, size, size)
-    larger = error(size + 1) if size < limit else f"at most {limit}"
-    if not larger:
-        found = replace(found, most=_last(lambda of: not error(of), size + 1, limit))
-    smaller = error(size - 1)
-    if not smaller:
-        found = replace(found, least=_last(lambda of: not error(of), size - 1, 1))
-    if found.least == found.most:
-        return f"the model fails at {size + 1}: {larger}"
-    if wanted and found.most < limit:
-        reason = error(found.most + 1)
-        raise ExportError(f"{name} is to have up to {limit} along axis {axis}, the module takes {found.most}: {reason}")
-    return found
-
-
-def _last(works: Callable[[int], bool], good: int, end: int) -> int:
-    """The size nearest to ``end`` that works, where one does from ``good`` on and none behind the first that fails."""
-    if works(end):
-        return end
-    bad = end
-    while abs(bad - good) > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if works(middle) else (good, middle)
-    return good

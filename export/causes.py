@@ -1,39 +1,28 @@
 """Why a claim does not hold: found by running the module part by part, and the graph node by node."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 from torch import Tensor, nn
 
-from export.axes import Axis, one_line, tensors_of
+from export.axes import tensors_of
 from export.certify import named_outputs, without_dropout
-from export.example import of_rows, resized
+from export.errors import one_line
+from export.example import of_rows
+from export.folder import unoptimised
 from export.held_out import Array, Arrays
-from export.named_model import PREFIX, NamedModel, flattened
-from export.onnx_export import graphs_of
+from export.module_calls import bits_differ, changed_state, described, first_difference, listed, named_modules
+from export.named_model import NamedModel
+from export.notes import REAL, dynamic_quantisation
 from service import certificate
 from service.manifest import Claim, Manifest
 
 PATIENCE_S = 20.0  # for trying a large model's modules one by one
-REAL = 1e-4  # relative: a difference above it is another computation, one below a rounding
-NAMED = 3  # modules named before the rest is counted
-
-
-class _Call(NamedTuple):
-    """What went into a module and what came out of it, in one run."""
-
-    path: str
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-
-
-Differ = Callable[[list[Tensor], list[Tensor]], bool]
 
 
 def unsteady(model: NamedModel, arrays: Arrays) -> str:
@@ -46,92 +35,20 @@ def unsteady(model: NamedModel, arrays: Arrays) -> str:
 
     carried = copy.deepcopy(model)
     first = run(carried, 0)
-    if _bitwise(first, run(copy.deepcopy(model), 1)):
-        where = first_difference(lambda: run(copy.deepcopy(model), 0), lambda: run(copy.deepcopy(model), 1), _bitwise)
-        if _bitwise(first, run(copy.deepcopy(model), 0)):
+    if bits_differ(first, run(copy.deepcopy(model), 1)):
+        one, other = (lambda seed=seed: run(copy.deepcopy(model), seed) for seed in (0, 1))
+        where = first_difference(one, other, bits_differ)
+        if bits_differ(first, run(copy.deepcopy(model), 0)):
             return f"an operation {where} is non-deterministic, on equal random numbers too"
         return (
             f"random numbers are drawn {where}, as dropout does that is left on; have it drop only `if self.training`"
         )
-    if _bitwise(first, run(carried, 0)):
+    if bits_differ(first, run(carried, 0)):
         return (
             f"it keeps state from one call to the next ({', '.join(changed_state(model, arrays)) or 'outside of it'}): "
             "take it as an input and return it as an output"
         )
     return ""
-
-
-def changed_state(model: NamedModel, arrays: Arrays) -> list[str]:
-    """The tensors of the module that a run in ``eval()`` mode changes in place."""
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        twin(*tensors_of(arrays, model))
-    before = _tensors(model)
-    return [name for name, tensor in _tensors(twin).items() if _bitwise([before[name]], [tensor])]
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    found = [*model.named_parameters(), *model.named_buffers()]
-    for path, module in model.named_modules():
-        found += [(f"{path}.{name}", each) for name, each in vars(module).items() if isinstance(each, Tensor)]
-    return {name.removeprefix(PREFIX): tensor for name, tensor in found}
-
-
-def _bitwise(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    return any(
-        a.shape != b.shape or a.detach().numpy().tobytes() != b.detach().numpy().tobytes()
-        for a, b in zip(ours, theirs, strict=True)
-    )
-
-
-def first_difference(one: Callable[[], Any], other: Callable[[], Any], differ: Differ) -> str:
-    """The module whose inputs are alike in both runs and whose outputs are not, in words."""
-    ours, theirs = _calls(one), _calls(other)
-    for a, b in zip(ours, theirs, strict=False):  # the runs of a forward that looks at its input may differ in length
-        if a.path == b.path and differ(a.outputs, b.outputs):
-            if len(a.inputs) == len(b.inputs) and differ(a.inputs, b.inputs):
-                return f"in front of {a.path}, in the forward around it"
-            return f"in {a.path}"
-    return "in a forward, outside of its modules"
-
-
-def _calls(run: Callable[[], Any]) -> list[_Call]:
-    """Every module's call, in the order in which they end."""
-    calls: list[_Call] = []
-    paths: dict[int, str] = {}
-
-    def before(module: nn.Module, _inputs: Any) -> None:
-        if isinstance(module, NamedModel):
-            paths.update({id(each): described(path, each) for path, each in named_modules(module)})
-
-    def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if id(module) in paths:
-            calls.append(_Call(paths[id(module)], list(_given(inputs)), list(_given(outputs))))
-
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(before),
-        nn.modules.module.register_module_forward_hook(after),
-    ]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def _given(values: Any) -> Iterator[Tensor]:
-    """The tensors of a module's inputs or outputs, as they are now: the next module may write into them."""
-    try:
-        for _, tensor in flattened(values):
-            yield tensor.detach().clone()
-    except Exception:  # something that is no tensor: then what came before it
-        return
-
-
-def described(path: str, module: nn.Module) -> str:
-    """``encoder.norm (LayerNorm)``."""
-    return f"{path} ({type(module).__name__})" if path else f"the {type(module).__name__} itself"
 
 
 def causes(
@@ -152,6 +69,7 @@ def causes(
             "onnxruntime's kernels round more than torch's; more rows (samples, data) tell whether it was these"
         ),
         "metric_preserved": lambda: "see torch_onnx_parity",
+        "full_precision": lambda: "the weights have fewer bits than they were trained with",
     }
     found = {}
     for claim in claims:
@@ -180,9 +98,10 @@ def in_training_mode(model: NamedModel, manifest: Manifest, rows: Arrays) -> str
     statistics: list[str] = []
     random: list[str] = []
     others: list[str] = []
-    started = perf_counter()
+    started, untried = perf_counter(), ""
     for path, module in named_modules(twin):
         if perf_counter() - started > PATIENCE_S:
+            untried = f"; {path} and the modules behind it were not tried, {PATIENCE_S:g} s were over"
             break
         buffers = {name: tensor.clone() for name, tensor in module.named_buffers(recurse=False)}
         module.training = True
@@ -204,30 +123,20 @@ def in_training_mode(model: NamedModel, manifest: Manifest, rows: Arrays) -> str
     parts = []
     if statistics:
         parts.append(
-            f"{_listed(statistics)}: in training it normalises by the batch, in eval by what it gathered, as BatchNorm "
+            f"{listed(statistics)}: in training it normalises by the batch, in eval by what it gathered, as BatchNorm "
             "does; LayerNorm, GroupNorm and RMSNorm are the same in both"
         )
     if random:
-        parts.append(f"{_listed(random)}: draws random numbers in training that are no module's dropout")
+        parts.append(f"{listed(random)}: draws random numbers in training that are no module's dropout")
     if others:
-        parts.append(f"{_listed(others)}: computes something else in training")
-    return "; ".join(parts) or "modules only together do it"
-
-
-def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a NamedModel by the paths that its owner knows them by."""
-    for path, module in model.named_modules():
-        if path:
-            yield path.removeprefix("module").removeprefix("."), module
+        parts.append(f"{listed(others)}: computes something else in training")
+    if not parts:
+        parts.append("no module of those tried does it alone" if untried else "modules only together do it")
+    return "; ".join(parts) + untried
 
 
 def _differ(ours: Sequence[Array], theirs: Sequence[Array]) -> bool:
     return any(a.tobytes() != b.tobytes() for a, b in zip(ours, theirs, strict=True))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def of_the_batch(model: NamedModel | None, manifest: Manifest, graph: ModelProto, weights: bytes, rows: Arrays) -> str:
@@ -240,7 +149,7 @@ def of_the_batch(model: NamedModel | None, manifest: Manifest, graph: ModelProto
 
     def differ(ours: list[Tensor], theirs: list[Tensor]) -> bool:
         pairs = zip(ours, theirs, strict=False)
-        return any(apart(a.numpy(), b.numpy()) > REAL for a, b in pairs)
+        return any(apart(_array(a), _array(b)) > REAL for a, b in pairs)
 
     def apart(ours: Array, theirs: Array) -> float:
         return _apart(ours, theirs, len(next(iter(together.values()))), position)
@@ -262,6 +171,11 @@ def of_the_batch(model: NamedModel | None, manifest: Manifest, graph: ModelProto
         return f"the graph's {node} computes a row from the other rows of its batch, as a reduction over axis 0 does"
     more = "; a matrix product with weights of 1 / T takes a mean over T without that" if "Reduce" in node else ""
     return f"onnxruntime's {node} adds up in another order in another number of rows: last bits ({distance:.1g}){more}"
+
+
+def _array(tensor: Tensor) -> Array:
+    found: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # which numpy has not
+    return found
 
 
 def _company_that_matters(run: certificate.Run, manifest: Manifest, rows: Arrays) -> tuple[Arrays, Arrays, int]:
@@ -335,85 +249,7 @@ def of_optimisation(graph: ModelProto, weights: bytes, manifest: Manifest) -> st
     if not np.isfinite(manifest.probe.expected()).all():
         return "torch's own answer is not finite; a row whose mask leaves nothing does that"
 
-    def unoptimised(threads: int) -> Any:
-        options = certificate.session_options(threads)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return options
-
     session = certificate.open_session(graph.SerializeToString(), weights, 1, unoptimised)
     if certificate.torch_onnx_parity(certificate.runner(session, manifest), manifest).holds:
         return "an optimisation of onnxruntime: without any the answers are torch's"
     return "an operation that torch.onnx converts to another function, or rounds more than `tolerance` allows"
-
-
-def notes(
-    model: NamedModel, graph: ModelProto, arrays: Arrays, batch_axis: int | None, varying: Sequence[Axis]
-) -> list[str]:
-    """What breaks no claim and is worth knowing all the same, each measured."""
-    found = []
-    if changed := changed_state(model, arrays):
-        found.append(f"forward changes {_listed(changed)} in place; as served it stays as exported")
-    if all(array.dtype != np.float64 for array in arrays.values()) and (where := in_float64(graph)):
-        found.append(
-            f"float64: {where} computes in it, though no input is FP64; a constant of float64 does that (torch.tensor "
-            "of a numpy number, .double()), and costs time: make it of x.dtype"
-        )
-    found += [words for axis in varying if (words := padding(model, arrays, batch_axis, axis))]
-    return found
-
-
-def dynamic_quantisation(graph: ModelProto) -> bool:
-    """Whether the graph takes a scale from the numbers of a run: from those of the whole batch, that is."""
-    return any(node.op_type == "DynamicQuantizeLinear" for inner in graphs_of(graph.graph) for node in inner.node)
-
-
-def in_float64(graph: ModelProto) -> str:
-    """The operator of the first node with an output in float64; nothing where there is none."""
-    for inner in graphs_of(graph.graph):
-        doubles = {
-            tensor.name
-            for tensor in (*inner.value_info, *inner.output)
-            if tensor.type.tensor_type.elem_type == TensorProto.DOUBLE
-        }
-        for node in inner.node:
-            if doubles & set(node.output):
-                return str(node.op_type)
-    return ""
-
-
-def padding(model: NamedModel, arrays: Arrays, batch_axis: int | None, axis: Axis) -> str:
-    """What one more position, masked, does to the answers of the rest; nothing where no boolean input goes along."""
-    masks = [place for place in axis.places if arrays[place[0]].dtype.kind == "b"]
-    if not masks or axis.size >= axis.most:
-        return ""
-    inputs = of_rows(arrays, 2) if batch_axis == 0 else arrays
-    changes: Mapping[bool, float] = {
-        value: _padded_change(model, inputs, axis, masks, value) for value in (True, False)
-    }
-    value = min(changes, key=lambda key: changes[key])
-    name = masks[0][0]
-    if changes[value] > REAL:
-        return (
-            f"padding: one more position changes the answers of the rest by {changes[value]:.1g}, relative, whether "
-            f"{name} is True or False there: padded rows are answered otherwise than unpadded ones"
-        )
-    return (
-        f"padding: positions where {name} is {value} change the answers of the rest by {changes[value]:.1g}, relative"
-    )
-
-
-def _padded_change(
-    model: NamedModel, arrays: Arrays, axis: Axis, masks: Sequence[tuple[str, int]], value: bool
-) -> float:
-    longer = resized(arrays, axis.at(axis.size + 1))
-    for name, along in masks:
-        longer[name] = longer[name].copy()
-        np.moveaxis(longer[name], along, 0)[-1] = value
-    with torch.no_grad():
-        ours, theirs = (model(*tensors_of(inputs, model)) for inputs in (arrays, longer))
-    largest = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        same = b[tuple(slice(size) for size in a.shape)].double()  # the rest, where the output has the axis too
-        rms = float(a.double().square().mean().sqrt()) or 1.0
-        largest = max(largest, float((a.double() - same).abs().max()) / rms)
-    return largest

@@ -23,6 +23,7 @@ BATCH_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128
 POOL_ELEMENTS = 2**14  # of held-out rows tried in every batch: long rows cost more, and need fewer to be tried
 POSITIONS_S = 10.0  # for every position of batches of many sizes; a model that takes longer is tried in fewer sizes
 FEWEST_SIZES = 5  # up to 7 rows
+LARGEST = float(np.finfo("f4").max)  # for an error that is no number: JSON has no infinity
 METRIC_TOLERANCE = 1e-5  # relative: another prediction would show at once, a last bit must not
 
 
@@ -35,7 +36,12 @@ def forward(model: nn.Module, x: Array) -> Array:
 def named_outputs(model: nn.Module, manifest: Manifest, inputs: Arrays) -> Arrays:
     """The module's outputs by name, in the mode the module is in; an optional input left out is zeros."""
     names = [tensor.name for tensor in manifest.outputs]
-    return dict(zip(names, _outputs(model, certificate.complete(inputs, manifest).values()), strict=True))
+    return outputs_by_name(model, names, certificate.complete(inputs, manifest))
+
+
+def outputs_by_name(model: nn.Module, names: Sequence[str], inputs: Arrays) -> Arrays:
+    """The module's outputs for all of its inputs, in its order, under these names."""
+    return dict(zip(names, _outputs(model, inputs.values()), strict=True))
 
 
 def _outputs(model: nn.Module, inputs: Iterable[Array]) -> list[Array]:
@@ -46,7 +52,7 @@ def _outputs(model: nn.Module, inputs: Iterable[Array]) -> list[Array]:
 
 def certify(model: nn.Module, manifest: Manifest, runs: dict[int, Run], held_out: HeldOut | None) -> list[Claim]:
     """Every claim, measured. runs: intra-op threads -> the exported graph run with so many."""
-    pools = [certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes]
+    pools = [certificate.invariance_rows(manifest, number) for number in range(len(manifest.probe.shapes))]
     if held_out:
         count = max(2, min(manifest.max_rows, POOL_ELEMENTS // next(iter(held_out.inputs.values()))[0].size))
         pools.append({name: array[:count] for name, array in held_out.inputs.items()})
@@ -101,9 +107,11 @@ def _differences(ours: Arrays, theirs: Arrays) -> dict[str, float | int]:
 def train_eval_identical(model: nn.Module, manifest: Manifest, rows: Arrays) -> Claim:
     """Torch's output in ``train()`` mode against ``eval()`` mode, bitwise: what LN keeps and BN does not."""
     twin = without_dropout(model)
-    measured = _differences(
-        *(by_row(named_outputs(twin.train(mode), manifest, rows), manifest) for mode in (True, False))
-    )
+    found = [
+        _differences(*(by_row(named_outputs(twin.train(mode), manifest, batch), manifest) for mode in (True, False)))
+        for batch in batches_of(rows, manifest)
+    ]
+    measured = {key: (max if key == "max_abs" else sum)(each[key] for each in found) for key in found[0]}
     return Claim(
         claim="train_eval_identical",
         holds=measured["mismatching_rows"] == 0,
@@ -145,7 +153,9 @@ def float64_error(model: nn.Module, run: Run, manifest: Manifest, cases: Mapping
             exact = by_row(named_outputs(exact_model, manifest, in_float64), manifest)
         by_torch = _row_errors(by_row(named_outputs(model.eval(), manifest, rows), manifest), exact)
         served = _row_errors(by_row(run(rows), manifest), exact)
-        largest = [np.max(np.abs(array)) for array in exact.values() if array.dtype.kind == "f"]
+        largest = [
+            np.max(np.abs(array[np.isfinite(array)]), initial=0) for array in exact.values() if array.dtype.kind == "f"
+        ]
         # Of anybody's module: an ulp of an output of large numbers would hide all errors of another.
         ulp = float(np.spacing(np.float32((max if cases is None else min)(largest, default=0.0))))
         holds &= bool(np.median(served) <= 2 * np.median(by_torch) + 2 * ulp)
@@ -209,17 +219,22 @@ def _in_float64(array: Array) -> Array:
 
 def _row_errors(got: Arrays, exact: Arrays) -> Array:
     """The largest absolute error in each row of any output: (N, ...) -> (N,)."""
-    errors = [
-        np.abs(got[name].astype("f8") - array.astype("f8")).reshape(len(array), -1).max(axis=1)
-        for name, array in exact.items()
-    ]
+    errors = [_errors(got[name], array).reshape(len(array), -1).max(axis=1) for name, array in exact.items()]
     largest: Array = np.max(errors, axis=0)
     return largest
 
 
+def _errors(got: Array, exact: Array) -> Array:
+    """Absolute; none where both are the same infinity, as of a masked logit, and the largest where one is not."""
+    got, exact = got.astype("f8"), exact.astype("f8")
+    with np.errstate(invalid="ignore"):
+        errors = np.where(got == exact, 0.0, np.abs(got - exact))
+    return np.nan_to_num(errors, nan=LARGEST, posinf=LARGEST)
+
+
 def metric_preserved(model: nn.Module, run: Run, manifest: Manifest, held_out: HeldOut) -> Claim:
     """The held-out metrics by torch and by the runtime."""
-    ours = held_out.metrics(_in_batches(run, held_out.inputs, manifest.max_rows))
+    ours = held_out.metrics(_in_batches(run, held_out.inputs, manifest))
     theirs = held_out.metrics(named_outputs(model.eval(), manifest, held_out.inputs))
     return Claim(
         claim="metric_preserved",
@@ -231,11 +246,17 @@ def metric_preserved(model: nn.Module, run: Run, manifest: Manifest, held_out: H
 
 
 def certify_example(
-    model: nn.Module, manifest: Manifest, runs: dict[int, Run], rows: Arrays, held_out: HeldOut | None
+    model: nn.Module,
+    manifest: Manifest,
+    runs: dict[int, Run],
+    rows: Arrays,
+    held_out: HeldOut | None,
+    trained: nn.Module | None = None,
 ) -> tuple[list[Claim], dict[str, str]]:
     """Every claim, measured on the recorded inputs and on ``rows``, and why those are missing that cannot be.
 
     rows: inputs of any number of rows; without a batch axis the example. runs: intra-op threads -> the exported graph.
+    trained: the model whose metric is to be preserved, where its weights are not those of ``model``.
     """
     claims, missing = [], {}
 
@@ -246,12 +267,12 @@ def certify_example(
             missing[claim] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
     measure("train_eval_identical", lambda: train_eval_identical(model, manifest, rows))
-    measure("torch_onnx_parity", lambda: certificate.torch_onnx_parity(runs[1], manifest, checked="export"))
+    claims.append(certificate.torch_onnx_parity(runs[1], manifest, checked="export"))  # without it nothing is served
     some = {name: array[:ERROR_ROWS] for name, array in rows.items()} if manifest.batch_axis == 0 else rows
     measure("float64_error", lambda: float64_error(model, runs[1], manifest, {"example": some}))
     claims += invariance(manifest, runs, rows, model)
     if held_out:
-        measure("metric_preserved", lambda: metric_preserved(model, runs[1], manifest, held_out))
+        measure("metric_preserved", lambda: metric_preserved(trained or model, runs[1], manifest, held_out))
     return claims, missing
 
 
@@ -259,10 +280,10 @@ def invariance(manifest: Manifest, runs: dict[int, Run], rows: Arrays, model: nn
     """``batch_invariant``, where there is a batch axis, and ``thread_invariant``; see :func:`certify_example`."""
     if manifest.batch_axis is None:
         return [certificate.thread_invariant(runs, [*certificate.probe_inputs(manifest), rows], checked="export")]
-    pools = [*(certificate.invariance_rows(manifest, shape) for shape in manifest.probe.shapes), rows]
+    pools = [*(certificate.invariance_rows(manifest, number) for number in range(len(manifest.probe.shapes))), rows]
     return [
         _batch_invariant(model, manifest, runs, pools, rows),
-        certificate.thread_invariant(runs, pools, checked="export"),
+        certificate.thread_invariant(runs, [*pools[:-1], *batches_of(rows, manifest)], checked="export"),
     ]
 
 
@@ -274,7 +295,7 @@ def _batch_invariant(
     runs[1](pools[0])
     seconds_a_row = (perf_counter() - started) / manifest.max_rows
     sizes = [size for size in BATCH_SIZES if size < manifest.max_rows] + [manifest.max_rows]
-    while len(sizes) > FEWEST_SIZES and 2 * sum(sizes) * len(runs) * seconds_a_row > POSITIONS_S:
+    while len(sizes) > FEWEST_SIZES and 2 * sum(sizes) * len(runs) * len(pools) * seconds_a_row > POSITIONS_S:
         sizes.pop()
     claim = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")
     how = claim.how
@@ -303,10 +324,15 @@ def main_metric(claims: list[Claim]) -> Metric | None:
     return None
 
 
-def _in_batches(run: Run, inputs: Arrays, max_rows: int) -> Arrays:
-    count = len(next(iter(inputs.values())))
-    parts = [
-        run({name: array[start : start + max_rows] for name, array in inputs.items()})
-        for start in range(0, count, max_rows)
-    ]
+def _in_batches(run: Run, inputs: Arrays, manifest: Manifest) -> Arrays:
+    parts = [run(batch) for batch in batches_of(inputs, manifest)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def batches_of(rows: Arrays, manifest: Manifest) -> list[Arrays]:
+    """The rows in order, in parts about equally large, none of more than are served at once."""
+    if manifest.batch_axis is None:
+        return [rows]
+    count = -(-len(next(iter(rows.values()))) // manifest.max_rows)
+    parts = {name: np.array_split(array, count) for name, array in rows.items()}
+    return [{name: each[number] for name, each in parts.items()} for number in range(count)]

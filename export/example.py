@@ -1,6 +1,7 @@
 """Example inputs of a model: what they may be, other sizes and more rows of them, and the files they are read from."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,6 +88,45 @@ def joined(parts: list[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def rows_to_measure(arrays: Arrays, data: object, samples: int, batch_axis: int | None) -> Arrays:
+    """What is measured on: the example, the data, and rows mixed of them. Raises ExportError.
+
+    data: rows by input name, or a file of them, or None.
+    """
+    if batch_axis not in (0, None):
+        raise ExportError(
+            f"batch_axis is {batch_axis!r}, it must be 0 or None: wrap the module in one that transposes its inputs"
+        )
+    if isinstance(data, str | Path):
+        data = read_arrays(Path(data))
+    more = None if data is None else arrays_of(data)  # type: ignore[arg-type]
+    if batch_axis is None:
+        if more is not None:
+            raise ExportError("data are rows, of which there are none with batch_axis None")
+        return arrays
+    rows_of(arrays)
+    parts = [arrays]
+    if more is not None:
+        for name, array in arrays.items():
+            found = more.get(name)
+            if found is None or found.dtype != array.dtype or found.shape[1:] != array.shape[1:]:
+                said = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
+                raise ExportError(f"{name} of the data is {said}, it must be {array.dtype} [rows, {array.shape[1:]}]")
+        if unknown := sorted(more.keys() - arrays.keys()):
+            raise ExportError(f"the data have {', '.join(unknown)}, the inputs are {', '.join(arrays)}")
+        parts.append({name: more[name] for name in arrays})
+        rows_of(parts[1])
+    if samples:
+        parts.append(mixed_rows(joined(parts), samples))
+    rows = joined(parts)
+    if all(array[0].tobytes() == array[1:2].tobytes() for array in rows.values()):
+        raise ExportError(
+            "the first two rows of the example are equal, or there is but one: between equal rows no mixing up would "
+            "show; give an example of two different rows at least"
+        )
+    return rows
+
+
 def mixed_rows(arrays: Arrays, count: int) -> Arrays:
     """More rows that lie where these lie.
 
@@ -118,7 +158,7 @@ def read_arrays(file: Path) -> Arrays:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         raise ExportError(f"{file} cannot be read: {error}") from error
     raise ExportError(f"{file} is no .npz and no .safetensors file")
 
@@ -135,19 +175,25 @@ def array_as_written(text: str) -> Arrays:
             f"datatypes are {', '.join(ORT_TYPES)}"
         )
     shape = [int(size) for size in found["shape"].replace(" ", "").split(",") if size]
+    if 0 in shape:
+        raise ExportError(f"{text!r} has no numbers in it: an example must hold some")
     dtype = np.dtype(found["datatype"].lower().replace("fp", "float"))
     rng = np.random.default_rng(SEED)
     if dtype.kind == "b":
         return {found["name"]: rng.integers(0, 2, shape).astype(bool)}
-    if dtype.kind in "iu":
-        if found["low"] is None:
+    if found["low"] is None:
+        if dtype.kind in "iu":
             raise ExportError(
                 f"{text!r}: say which integers the model takes, the first and the last, as in {text}:0:102"
             )
-        low, high = int(found["low"]), int(found["high"])
-        array = rng.integers(low, high, shape, dtype=dtype, endpoint=True)
-        array.flat[:2] = [low, high][: array.size]  # they become the bounds that the service checks
-        return {found["name"]: array}
-    if found["low"] is None:
         return {found["name"]: rng.standard_normal(shape).astype(dtype)}
-    return {found["name"]: rng.uniform(float(found["low"]), float(found["high"]), shape).astype(dtype)}
+    try:
+        if dtype.kind == "f":
+            low, high = float(found["low"]), float(found["high"])
+            return {found["name"]: rng.uniform(low, high, shape).astype(dtype)}
+        first, last = int(found["low"]), int(found["high"])
+        array = rng.integers(first, last, shape, dtype=dtype, endpoint=True)
+    except (ValueError, OverflowError) as error:
+        raise ExportError(f"{text!r}: no numbers lie between {found['low']} and {found['high']}: {error}") from error
+    array.flat[:2] = [first, last][: array.size]  # they become the bounds that the service checks
+    return {found["name"]: array}

@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from export.axes import one_line
-from export.errors import ExportError
+from export.errors import ExportError, one_line
+from export.precision import restored
 
 CONSTANTS = "normserve.constants"  # in the header of model.safetensors: what of it is not in the state_dict
+IN_FEWER_BITS = "normserve.in-fewer-bits"  # the same, of weights and scales
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where training scripts keep it beside an optimiser's
 
 
@@ -72,9 +73,10 @@ def _of_safetensors(file: Path) -> dict[str, Tensor]:
             f"{file} is no safetensors file ({error}); safetensors.torch.save_file(model.state_dict(), ...) writes "
             "one. A file of torch.save is read with --torch-load, by torch.load(weights_only=True)"
         ) from error
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    constants = json.loads(header.get("__metadata__", {}).get(CONSTANTS, "[]"))
-    return {name: tensor for name, tensor in state.items() if name not in constants}
+    about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    constants, packed = (json.loads(about.get(key, "[]")) for key in (CONSTANTS, IN_FEWER_BITS))
+    plain = {name: tensor for name, tensor in state.items() if name not in constants and name not in packed}
+    return plain | restored({name: state[name] for name in packed})
 
 
 def _of_torch(file: Path) -> dict[str, Tensor]:

@@ -2,26 +2,33 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
-import onnxruntime
+import onnxruntime as ort
 import torch
 from onnx import ModelProto
+from pydantic import ValidationError
 
+from export.errors import ExportError, one_line
 from export.onnx_export import opset
+from export.op_certificates import TRIALS
 from service import certificate
 from service.certificate import Run
 from service.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    MODEL_NAME,
     MODEL_VERSION,
     WEIGHTS_FILE,
     ArtifactError,
     Manifest,
     read_regular_file,
+    reasons,
 )
 
 MAX_FILE_BYTES = 2 * 2**30 - 1  # as the service reads
@@ -47,19 +54,60 @@ def versions(graph: ModelProto) -> dict[str, str | int]:
     return {
         "torch": torch.__version__.split("+")[0],
         "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": ort.__version__,
         "opset": opset(graph),
     }
 
 
+def place_of(repository: str | Path, name: str, version: str, *, replace: bool) -> Path:
+    """The folder of a version that is to be written. Raises ExportError when it cannot be called so, or is there."""
+    if not MODEL_NAME.fullmatch(name):
+        raise ExportError(f"the name {name!r} does not match {MODEL_NAME.pattern}")
+    if name in TRIALS:  # each operation has some
+        raise ExportError(f"the name {name!r} is that of an operation, which the service has already")
+    if not MODEL_VERSION.fullmatch(version):
+        raise ExportError(f"version is {version!r}, it must be an integer from 1")
+    folder = Path(repository) / name / version
+    if not replace and (folder / MANIFEST_FILE).exists():
+        raise ExportError(f"{folder} is there already: give another version, or say that it is to be replaced")
+    return folder
+
+
+@contextmanager
+def in_words(name: str) -> Iterator[None]:
+    """What makes no artifact leaves as an ExportError."""
+    try:
+        yield
+    except ArtifactError as error:
+        reason = one_line(error.__cause__) if error.__cause__ else str(error)
+        raise ExportError(f"onnxruntime cannot serve {name}: {reason}") from error
+    except ValidationError as error:
+        raise ExportError(f"{name} has no manifest: {reasons(error)}") from error
+
+
 def write_artifact(folder: Path, manifest: Manifest, graph: bytes, weights: bytes) -> None:
-    """Write all of it, the manifest last: until then its sha256 say that something is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files: Mapping[str, bytes] = {WEIGHTS_FILE: weights, GRAPH_FILE: graph, MANIFEST_FILE: manifest.to_json().encode()}
+    """Write all of it, the manifest last: until then its sha256 say that something is missing.
+
+    Raises ExportError when a file is larger than the service reads, or cannot be written; the folder is then as it was.
+    """
+    files = {WEIGHTS_FILE: weights, GRAPH_FILE: graph, MANIFEST_FILE: manifest.to_json().encode()}
     for name, data in files.items():
-        part = folder / f".{name}.part"
-        part.write_bytes(data)
-        os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
+        most = MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_FILE_BYTES
+        if len(data) > most:
+            raise ExportError(f"{name} would have {len(data)} bytes, at most {most} are read")
+    parts = {name: folder / f".{name}.part" for name in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, part in parts.items():
+                part.write_bytes(files[name])
+            for name, part in parts.items():
+                os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def read_artifact(folder: Path) -> Files:
@@ -88,3 +136,10 @@ def sessions(files: Files) -> dict[int, Run]:
         threads: certificate.runner(certificate.open_session(files.graph, files.weights, threads), files.manifest)
         for threads in THREADS
     }
+
+
+def unoptimised(threads: int) -> ort.SessionOptions:
+    """The options that a session is served with, but that the graph is run as it stands."""
+    options = certificate.session_options(threads)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options

@@ -1,5 +1,6 @@
 """A module of anybody's as a function of tensors in an order, to tensors in an order, each with a name."""
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,7 +29,9 @@ class NamedModel(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The tensors of what the module returns, in order."""
-        return tuple(tensor for _, tensor in flattened(self.returned(*tensors)))
+        returned = (tensor for _, tensor in flattened(self.returned(*tensors)))
+        # An input that is returned as it is would be one value of two names, of which torch.onnx keeps one.
+        return tuple(tensor.clone() if any(tensor is each for each in tensors) else tensor for tensor in returned)
 
     def returned(self, *tensors: Tensor) -> Any:
         """What the module itself returns."""
@@ -60,9 +63,31 @@ def flattened(returned: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def output_names(model: NamedModel, tensors: Sequence[Tensor], wanted: Sequence[str] | None) -> list[str]:
     """The names of what the module returns. Raises ExportError when other names are wanted than there are tensors."""
     with torch.no_grad():
-        found = [name for name, _ in flattened(model.returned(*tensors))]
+        returned = dict(flattened(model.returned(*tensors)))
+    found = list(returned)
+    for name, tensor in returned.items():
+        if tensor.dtype == torch.bfloat16 or tensor.is_complex() or tensor.is_quantized:
+            raise ExportError(
+                f"the module returns {name} as {tensor.dtype}, which has no datatype in the protocol: cast it, as by "
+                ".float()"
+            )
     if not found:
         raise ExportError("the module returns no tensor")
     if wanted is not None and len(wanted) != len(found):
         raise ExportError(f"{len(wanted)} output names are given, the module returns {len(found)}: {', '.join(found)}")
-    return list(wanted or found)
+    names = list(wanted or found)
+    if "" in names or len({*names, *model.names}) < len(names) + len(model.names):
+        raise ExportError(f"outputs are called {names}, inputs {model.names}: each needs a name that no other has")
+    return names
+
+
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """Torch as it computes in training: without the fast path of its Transformer, which fuses and unpads."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,6 +1,7 @@
 """``nn.RNN``, ``nn.LSTM`` and ``nn.GRU`` as a scan over time: torch.export unrolls them for the example's length."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,12 +21,29 @@ class Scanned(nn.Module):
         super().__init__()
         self.mode, self.batch_first = recurrent.mode, recurrent.batch_first
         self.num_layers, self.hidden_size = recurrent.num_layers, recurrent.hidden_size
+        # What a forward around it may read.
+        self.input_size, self.bias, self.dropout = recurrent.input_size, recurrent.bias, recurrent.dropout
+        self.bidirectional, self.proj_size = recurrent.bidirectional, recurrent.proj_size
         self.directions = ("", "_reverse") if recurrent.bidirectional else ("",)
         for name, parameter in recurrent.named_parameters():
             self.register_parameter(name, parameter)
 
+    def flatten_parameters(self) -> None:
+        """Nothing: it is about memory of a GPU."""
+
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """(N, T, input_size), or (T, N, input_size) without ``batch_first`` -> the same of H, and the last state."""
+        """(N, T, input_size), or (T, N, input_size) without ``batch_first`` -> the same of H, and the last state.
+
+        Without N in x, there is none in what is returned.
+        """
+        if x.ndim == 3:
+            return self._of_rows(x, state)
+        row = 0 if self.batch_first else 1
+        given = state if state is None else _each(lambda part: part.unsqueeze(1), state)
+        hidden, last = self._of_rows(x.unsqueeze(row), given)
+        return hidden.squeeze(row), _each(lambda part: part.squeeze(1), last)
+
+    def _of_rows(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         x = x.transpose(0, 1) if self.batch_first else x  # (N, T, D) -> (T, N, D)
         is_lstm = self.mode == "LSTM"
         given = None if state is None else (state if is_lstm else (state,))
@@ -81,6 +99,11 @@ class Scanned(nn.Module):
         return (activation(projected + recurrent),)
 
 
+def _each(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Of an LSTM's state both parts, of another's the one."""
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+
+
 def with_scans(model: nn.Module) -> nn.Module:
     """The model for export: a copy whose recurrent layers go over any length. What has none is returned as it is."""
     if not any(_can_be_scanned(module) for module in model.modules()):
@@ -94,4 +117,5 @@ def with_scans(model: nn.Module) -> nn.Module:
 
 
 def _can_be_scanned(module: nn.Module) -> bool:
-    return isinstance(module, nn.RNNBase) and not module.proj_size
+    # A class of somebody's own that derives from them may compute something else.
+    return type(module) in (nn.RNN, nn.LSTM, nn.GRU) and not module.proj_size

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.manifest import Certificate, Claim, Manifest
@@ -11,9 +12,11 @@ from service.manifest import Certificate, Claim, Manifest
 DECIDES = {
     "train_eval_identical": ("mismatching_rows", "rows_compared"),
     "torch_onnx_parity": ("max_abs",),
+    "runtime_parity": ("max_abs",),
     "float64_error": ("served_median", "torch_median"),
     "batch_invariant": ("mismatching_rows", "rows_compared"),
     "thread_invariant": ("mismatching_batches", "batches_compared"),
+    "full_precision": ("max_abs", "relative"),
 }
 
 
@@ -27,9 +30,9 @@ def report(manifest: Manifest, console: Console) -> None:
         said = [words for key, words in config.get("sizes", {}).items() if key.startswith(f"{tensor.name}[")]
         if tensor.minimum is not None:
             said.append(f"values {tensor.minimum:g} to {tensor.maximum:g}")
-        sizes.add_row(tensor.name, tensor.datatype, str(tensor.shape), "\n".join(said))
+        sizes.add_row(tensor.name, tensor.datatype, escape(str(tensor.shape)), escape("\n".join(said)))
     for output in manifest.outputs:
-        sizes.add_row(f"-> {output.name}", output.datatype, str(output.shape), "")
+        sizes.add_row(f"-> {output.name}", output.datatype, escape(str(output.shape)), "")
     console.print(sizes)
     console.print(claims_table(manifest.certificate, config.get("not_measured", {})))
     for note in config.get("notes", []):
@@ -43,9 +46,11 @@ def claims_table(certificate: Certificate, missing: Mapping[str, str]) -> Table:
         table.add_column(column, overflow="fold")
     for claim in certificate.claims:
         holds = "[green]yes[/green]" if claim.holds else "[red]no[/red]"
-        table.add_row(claim.claim, holds, _figures(claim), "" if claim.holds else str(claim.measured.get("cause", "")))
+        table.add_row(
+            claim.claim, holds, _figures(claim), "" if claim.holds else escape(str(claim.measured.get("cause", "")))
+        )
     for name, reason in missing.items():
-        table.add_row(name, "[yellow]not measured[/yellow]", "", reason)
+        table.add_row(name, "[yellow]not measured[/yellow]", "", escape(reason))
     return table
 
 

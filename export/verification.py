@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from export.certify import certify_example, invariance, named_outputs
@@ -12,12 +13,10 @@ from export.errors import ExportError
 from export.example import of_rows
 from export.factory import load_weights, module_of
 from export.folder import Files, read_artifact, sessions
-from export.named_model import NamedModel
-from export.user_model import reproducible
+from export.named_model import NamedModel, reproducible
 from service import certificate
-from service.manifest import WEIGHTS_FILE, Claim, Probe
+from service.manifest import OF_TORCH, WEIGHTS_FILE, Claim, Probe
 
-OF_TORCH = {"train_eval_identical", "torch_onnx_parity", "float64_error"}
 FEWEST_ROWS = 16
 
 
@@ -28,7 +27,7 @@ def verify(folder: Path, factory: str | None, arguments: Mapping[str, Any], cons
     ArtifactError when a file is missing or not as hashed, ExportError when the factory's module is not the artifact's.
     """
     files = read_artifact(folder)
-    claims, missing = _measured(files, folder, factory, arguments)
+    claims, missing, failed = _measured(files, folder, factory, arguments)
     here = {claim.claim: claim for claim in claims}
     manifest, broken = files.manifest, []
     table = Table(title=f"{manifest.name}, version {manifest.version}: files as hashed", title_justify="left")
@@ -37,15 +36,19 @@ def verify(folder: Path, factory: str | None, arguments: Mapping[str, Any], cons
     exported = {claim.claim: claim for claim in manifest.certificate.claims}
     for name in dict.fromkeys([*exported, *here]):
         then, now = exported.get(name), here.get(name)
-        if now is None:
+        if now is None and name not in failed:
             table.add_row(name, _words(then), "[yellow]not measured[/yellow]", missing.get(name, "it needs the data"))
+            continue
+        if now is None:
+            broken += [name] if then is not None and then.holds else []
+            table.add_row(name, _words(then), "[red]cannot be measured[/red]", escape(failed[name]))
             continue
         if then is not None and then.holds and not now.holds:
             broken.append(name)
         figures = ", ".join(
             f"{key} {value}" for key, value in now.measured.items() if not isinstance(value, dict | list)
         )
-        table.add_row(name, _words(then), _words(now), figures)
+        table.add_row(name, _words(then), _words(now), escape(figures))
     console.print(table)
     return not broken
 
@@ -58,7 +61,8 @@ def _words(claim: Claim | None) -> str:
 
 def _measured(
     files: Files, folder: Path, factory: str | None, arguments: Mapping[str, Any]
-) -> tuple[list[Claim], dict[str, str]]:
+) -> tuple[list[Claim], dict[str, str], dict[str, str]]:
+    """The claims; why some were not measured that could be, and which could not."""
     manifest, runs = files.manifest, sessions(files)
     rows = certificate.probe_inputs(manifest)[0]
     if manifest.batch_axis == 0:
@@ -69,7 +73,7 @@ def _measured(
             f", or --recorded for {recorded}, which this runs" if recorded else ""
         )
         parity = certificate.torch_onnx_parity(runs[1], manifest, checked="export")
-        return [parity, *invariance(manifest, runs, rows)], dict.fromkeys(OF_TORCH, reason)
+        return [parity, *invariance(manifest, runs, rows)], dict.fromkeys(sorted(OF_TORCH), reason), {}
     module = module_of(factory, arguments)
     load_weights(module, folder / WEIGHTS_FILE)
     with reproducible():
@@ -80,4 +84,5 @@ def _measured(
             raise ExportError(f"{factory} does not take what {manifest.name} takes: {error}") from error
         # Torch's answers of today, not those that were stored.
         probe = manifest.probe.model_copy(update={"by": "torch", "outputs": Probe.pack(answers)})
-        return certify_example(model, manifest.model_copy(update={"probe": probe}), runs, rows, None)
+        claims, failed = certify_example(model, manifest.model_copy(update={"probe": probe}), runs, rows, None)
+    return claims, {"full_precision": "it needs the weights as trained"}, failed

@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import parser
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from export import export_model
 from export.__main__ import main
@@ -103,6 +103,35 @@ def test_check_finds_a_changed_file_and_another_module(repository: Path, tmp_pat
     assert "is no artifact" in printed
 
 
+class WithoutTraining(nn.Module):
+    """The same function; it cannot be asked in train() any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = classifier()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise RuntimeError("no [training] here")
+        return self.layers(x)  # type: ignore[no-any-return]
+
+    def state_dict(self, *arguments: Any, **more: Any) -> Any:
+        return self.layers.state_dict(*arguments, **more)
+
+    def load_state_dict(self, *arguments: Any, **more: Any) -> Any:
+        return self.layers.load_state_dict(*arguments, **more)
+
+
+def test_check_fails_where_a_claim_that_held_cannot_be_measured_any_more(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "changed", types.SimpleNamespace(build=WithoutTraining))  # type: ignore[arg-type]
+    status, printed = run("check", repository / "m" / "1", "--factory", "changed:build")
+    assert status == 1
+    assert "cannot be measured" in lines(printed)["train_eval_identical"]
+    assert "RuntimeError: no [training] here" in lines(printed)["train_eval_identical"]
+
+
 def test_check_finds_a_claim_that_does_not_hold_any_more(repository: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(repository / "m" / "1", tmp_path / "m" / "1"))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -169,6 +198,30 @@ def test_adopted_is_served_with_the_claims_that_need_no_torch(tmp_path: Path, se
     assert run("check", folder)[0] == 0
 
 
+OF_LENGTH = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[N, T] x, float[N, T] y) => (float[N, T] z)
+    <float[1, 5] table = {1, 2, 3, 4, 5}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}>
+{
+    shape = Shape (x)
+    length = Slice (shape, one, two)
+    first = Slice (table, zero, length, one)
+    sum = Add (x, y)
+    z = Mul (sum, first)
+}"""
+
+
+def test_adopted_sizes_go_as_far_as_the_graph_does(tmp_path: Path) -> None:
+    onnx.save(parser.parse_model(OF_LENGTH), tmp_path / "table.onnx")
+    where = ("--repository", tmp_path, "--max-rows", 8, "--example", "x=FP32[4,3]", "--example", "y=FP32[4,3]")
+    status, printed = run("adopt", tmp_path / "table.onnx", "--name", "t", *where)
+    assert status == 0, printed
+    x, y = Manifest.load(tmp_path / "t" / "1").inputs
+    assert x.max_shape == y.max_shape == [8, 5]
+    assert x.axes == y.axes == [None, "x_1"]
+    assert "varies, 1 to 5" in printed
+
+
 def test_adopted_dynamic_quantisation_is_not_batch_invariant_and_says_why(tmp_path: Path) -> None:
     onnx.save(parser.parse_model(QUANTISED), tmp_path / "quantised.onnx")
     status, printed = run(
@@ -185,7 +238,7 @@ def test_adopted_dynamic_quantisation_is_not_batch_invariant_and_says_why(tmp_pa
     ("example", "words"),
     [
         ("z=FP32[4,6]", "the example has the inputs z, the graph takes x"),
-        ("x=FP64[4,6]", "the graph cannot be run for 1 rows"),
+        ("x=FP64[4,6]", "input x of the example is FP64, the graph takes another datatype"),
         ("x=FP32[4,7]", "the graph cannot be run for 1 rows"),
     ],
 )

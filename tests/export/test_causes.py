@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from export import ExportError, export_model
-from export.causes import dynamic_quantisation, in_float64
+from export.notes import dynamic_quantisation, in_float64
 from service.manifest import Manifest
 
 COLUMNS = 6

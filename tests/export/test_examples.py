@@ -14,6 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from export import export_model
+from export.example import resized
+from export.named_model import NamedModel, reproducible
 from service.manifest import Manifest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -119,27 +121,36 @@ def test_the_sizes_that_vary_are_found(served: Served, name: str) -> None:
     assert {place for place, words in sizes.items() if words.startswith("varies")} == VARYING[name]
 
 
+def at_the(end: str, example: Example) -> dict[str, np.ndarray]:
+    """The example's inputs, every size that varies but the rows at its least or its most."""
+    arrays = {name: tensor.numpy() for name, tensor in example.inputs.items()}
+    sizes = {
+        (tensor.name, axis): (tensor.min_shape or [1] * len(tensor.shape))[axis]
+        if end == "least"
+        else (tensor.max_shape or tensor.shape)[axis]
+        for tensor in example.manifest.inputs
+        for axis, size in enumerate(tensor.shape)
+        if size == -1 and (axis or example.manifest.batch_axis is None)
+    }
+    return arrays if end == "example" else resized(arrays, sizes)
+
+
 @each
-def test_an_example_answers_over_http_as_torch_does(served: Served, name: str) -> None:
+@pytest.mark.parametrize("end", ["least", "example", "most"])
+def test_an_example_answers_over_http_as_torch_does(served: Served, name: str, end: str) -> None:
     example = served.examples[name]
-    client = triton.InferenceServerClient(served.address.removeprefix("http://"))
+    client = triton.InferenceServerClient(served.address.removeprefix("http://"), network_timeout=60)
     datatypes = {tensor.name: tensor.datatype for tensor in example.manifest.inputs}
+    inputs = at_the(end, example)
     sent = [
-        triton.InferInput(key, list(tensor.shape), datatypes[key]).set_data_from_numpy(tensor.numpy())
-        for key, tensor in example.inputs.items()
+        triton.InferInput(key, list(array.shape), datatypes[key]).set_data_from_numpy(array)
+        for key, array in inputs.items()
     ]
     answer = client.infer(name, sent)
     client.close()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            returned = (
-                example.model(**example.inputs)
-                if not isinstance(example.model, nn.Sequential)
-                else example.model(*example.inputs.values())
-            )
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
+    model = NamedModel(example.model, list(inputs))
+    with reproducible(), torch.no_grad():
+        returned = model.returned(*(torch.from_numpy(array) for array in inputs.values()))
     expected = returned if isinstance(returned, dict) else {"y": returned}
     assert expected.keys() == {tensor.name for tensor in example.manifest.outputs}
     for key, tensor in expected.items():

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from export.recurrence import Scanned, with_scans
 
@@ -32,6 +32,37 @@ def test_it_answers_as_torchs_layer_does(kind: Any, options: dict[str, Any], wit
     with torch.no_grad():
         expected, ours = layer(x, *given), Scanned(layer)(x, *given)
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_one_sequence_without_rows_is_answered_without_them(kind: Any, with_state: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = kind(3, 4, batch_first=True).eval(), torch.randn(5, 3)
+    state = [torch.randn(1, 4) for _ in range(2 if kind is nn.LSTM else 1)]
+    given = ((tuple(state) if kind is nn.LSTM else state[0]),) if with_state else ()
+    with torch.no_grad():
+        torch.testing.assert_close(Scanned(layer)(x, *given), layer(x, *given))
+
+
+def test_a_forward_that_asks_its_layer_is_answered() -> None:
+    layer = nn.LSTM(3, 4, num_layers=2, bidirectional=True, dropout=0.5)
+    scanned = Scanned(layer)
+    for name in ("input_size", "hidden_size", "num_layers", "bidirectional", "batch_first", "bias", "dropout", "mode"):
+        assert getattr(scanned, name) == getattr(layer, name)
+    scanned.flatten_parameters()
+
+
+class Doubled(nn.GRU):
+    """Somebody's own."""
+
+    def forward(self, x: Tensor, state: Any = None) -> Any:
+        return super().forward(2 * x, state)
+
+
+def test_a_class_that_derives_from_a_layer_is_left_alone() -> None:
+    model = nn.Sequential(Doubled(3, 4))
+    assert with_scans(model) is model
 
 
 def test_a_model_without_recurrence_is_left_alone_and_one_with_it_is_copied() -> None:

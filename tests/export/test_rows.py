@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from export import export_model
 from export.errors import ExportError
-from export.user_model import least_rms_of
+from export.recorded import least_rms_of
 
 QUIET = Console(quiet=True)
 

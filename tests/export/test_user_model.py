@@ -1,6 +1,7 @@
 """``export_model``: any module and an example -> an artifact, measured on that example; or the reason why not."""
 
 import copy
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,75 @@ def test_data_are_measured_on_and_bound_integers(tmp_path: Path) -> None:
     assert claims(manifest)["train_eval_identical"].measured["rows_compared"] == 9
 
 
+# sizes: none is served at which the model fails
+
+
+class Windows(nn.Module):
+    """Differences to the next step but one, normalised over time by their deviation: of one step there is none."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        steps = (x[:, 2:] - x[:, :-2]) * mask[:, 2:, None]
+        return steps / (steps.std(1, keepdim=True) + 1e-3)
+
+
+def test_a_size_that_is_too_small_or_unequal_is_refused_by_its_reason(tmp_path: Path, serve: Any) -> None:
+    torch.manual_seed(0)
+    example = {"x": torch.randn(2, 6, 3), "mask": torch.rand(2, 6)}
+    x, mask = export(Windows(), tmp_path, example_inputs=example).inputs
+    assert (x.shape, x.min_shape, x.max_shape) == ([-1, -1, -1], [1, 4, 1], [16, 48, 24])  # of three: one difference
+    assert x.axes == [None, "x_1", None]
+    assert (mask.shape, mask.min_shape, mask.axes) == ([-1, -1], [1, 4], [None, "x_1"])
+
+    def status(steps: int, of_mask: int) -> tuple[int, str]:
+        inputs = (("x", [1, steps, 3]), ("mask", [1, of_mask]))
+        body = {
+            "inputs": [
+                {"name": name, "datatype": "FP32", "shape": shape, "data": [0.5] * int(np.prod(shape))}
+                for name, shape in inputs
+            ]
+        }
+        answer = httpx.post(f"{address}/v2/models/mine/infer", json=body)
+        return answer.status_code, answer.json().get("error", "")
+
+    with serve(model_repository=tmp_path) as address:
+        assert status(4, 4)[0] == status(48, 48)[0] == 200
+        assert status(3, 3) == (400, "input x has shape [1, 3, 3], its sizes must be at least [1, 4, 1]")
+        assert status(49, 49)[0] == 400
+        code, words = status(5, 6)
+    assert code == 400
+    assert words.startswith("input mask has size 6 along axis 1, input x along axis 1 has 5")
+
+
+# a version that is there
+
+
+def test_a_version_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
+    export(nn.LayerNorm(COLUMNS), tmp_path)
+    before = (tmp_path / "mine" / "1" / "manifest.json").read_bytes()
+    with pytest.raises(ExportError, match="is there already: give another version, or say that it is to be replaced"):
+        export(nn.LayerNorm(COLUMNS), tmp_path, task="another")
+    assert (tmp_path / "mine" / "1" / "manifest.json").read_bytes() == before
+    export(nn.LayerNorm(COLUMNS), tmp_path, task="another", replace=True)
+    assert Manifest.load(tmp_path / "mine" / "1").task == "another"
+
+
+def test_a_full_disk_leaves_the_version_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(nn.LayerNorm(COLUMNS), tmp_path)
+    folder = tmp_path / "mine" / "1"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    written = Path.write_bytes
+
+    def full(file: Path, data: bytes) -> int:
+        if "manifest" in file.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(file, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ExportError, match="cannot be written: No space left on device"):
+        export(nn.Linear(COLUMNS, 2), tmp_path, replace=True)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
 # what cannot be exported
 
 
@@ -306,6 +376,11 @@ class Unfaithful(nn.Module):
         return x + (0.01 if torch.compiler.is_exporting() else 0.0)
 
 
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.bfloat16()
+
+
 @pytest.mark.parametrize(
     ("model", "more", "words"),
     [
@@ -321,6 +396,18 @@ class Unfaithful(nn.Module):
         (nn.Identity(), {"example_inputs": {"x": torch.zeros(2, 2, dtype=torch.bfloat16)}}, "x is bfloat16"),
         (nn.Bilinear(2, 2, 2), {"example_inputs": {"a": torch.zeros(2, 2), "b": torch.zeros(3, 2)}}, "as many rows"),
         (nn.Identity(), {"name": "no/path"}, "the name 'no/path' does not match"),
+        (nn.Identity(), {"name": "layer_norm"}, "the name 'layer_norm' is that of an operation"),
+        (nn.Identity(), {"max_shape": {"z": [2, 2]}}, "max_shape has 'z' in it, the inputs are x"),
+        (nn.Identity(), {"data": {"x": torch.zeros(1, COLUMNS), "z": torch.zeros(1)}}, "the data have z, the inputs"),
+        (nn.Identity(), {"outputs": ["x"]}, r"outputs are called \['x'\], inputs \['x'\]: each needs a name"),
+        (nn.Identity(), {"max_rows": 0}, "mine has no manifest: max_rows: Input should be greater than or equal to 1"),
+        (nn.Linear(COLUMNS, 2, dtype=torch.bfloat16), {}, "cannot be run on the example inputs"),
+        (Halved(), {}, r"the module returns y as torch.bfloat16, .* cast it, as by .float\(\)"),
+        (
+            nn.Embedding(11, 2),
+            {"example_inputs": {"ids": torch.tensor([[1], [2]])}, "bounds": {"ids": (0, 11)}},
+            "ids is to be served up to its bounds, the model fails at 11: IndexError",
+        ),
         (nn.Identity(), {"version": "0"}, "version is '0', it must be an integer from 1"),
         (nn.Identity(), {"batch_axis": 1}, "batch_axis is 1, it must be 0 or None"),
         (nn.Identity(), {"outputs": ["y", "z"]}, "2 output names are given, the module returns 1"),
@@ -332,6 +419,6 @@ def test_what_cannot_be_exported_says_why_and_leaves_the_folder_as_it_was(
     (tmp_path / "mine" / "1").mkdir(parents=True)
     (tmp_path / "mine" / "1" / "manifest.json").write_text("served so far")
     with pytest.raises(ExportError, match=words):
-        export(model, tmp_path, **more)
+        export(model, tmp_path, replace=True, **more)
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["manifest.json"]
     assert (tmp_path / "mine" / "1" / "manifest.json").read_text() == "served so far"
