@@ -11,7 +11,6 @@ beside the run itself (docs/decisions/0002).
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from time import perf_counter
 from types import TracebackType
@@ -21,6 +20,7 @@ import numpy as np
 
 from service.call import Call
 from service.errors import ClientGoneError, DeadlineError, InferenceError, ModelNotReadyError, ServiceError
+from service.pace import Pace
 from service.protocol import Arrays
 from service.record import Run
 from service.request_queue import Pending, RequestQueue
@@ -35,7 +35,6 @@ LEAST_GATHERING_S = 5e-4  # for less, uvloop's timers, which count whole millise
 # A run that is as long as this has long made up for what a run costs by itself; a longer one only leaves the caches. An
 # encoder on two cores: 867 rows/s in runs of 8 (18 ms), 860 of 16, 756 of 64 (docs/decisions/0009).
 LONG_ENOUGH_S = 0.03
-LATEST = 8  # runs that tell how long the next will take: the quickest of them, as others were interrupted
 
 
 class BatchObserver(Protocol):
@@ -94,7 +93,7 @@ class Batcher:
         self._look = asyncio.Event()
         self._forming = asyncio.Lock()  # one instance at a time forms its batch, or two would share one request's wait
         self._running = self._running_rows = 0
-        self._seconds_a_byte = deque[float](maxlen=LATEST)  # of input
+        self._pace = Pace()
         self._workers: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -188,7 +187,7 @@ class Batcher:
                 self._running -= 1
                 self._running_rows -= answered
             took = perf_counter() - started
-            self._seconds_a_byte.append(took / max(1, sum(pending.nbytes for pending in batch)))
+            self._pace.observe(sum(pending.nbytes for pending in batch), took)
             moment, answered = GATHERING * took, min(answered, self._max_batch_size)
             gathers_until = perf_counter() + (moment if moment >= LEAST_GATHERING_S else 0)
             del batch  # or an idle instance would keep the last batch's arrays alive
@@ -235,7 +234,7 @@ class Batcher:
             return self._max_batch_size
         share = math.ceil((self._queue.rows_like_the_first() + self._running_rows) / self._instances)
         first = self._queue.first()
-        would_take = share * min(self._seconds_a_byte, default=0.0) * first.nbytes / first.rows
+        would_take = self._pace.seconds(share * first.nbytes / first.rows, unknown=0.0)
         most = math.ceil(share / max(1, round(would_take / LONG_ENOUGH_S)))
         whole = round(most / first.rows) * first.rows  # of requests like the first; a part of one would be left out
         return min(self._max_batch_size, max(most, whole))

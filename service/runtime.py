@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +11,7 @@ from time import perf_counter
 
 from service.certificate import Run
 from service.cores import available_cores, usable_cores
+from service.pace import Pace
 from service.protocol import Arrays
 
 # Of the threads that run sessions, beside the event loop: what it has to do is short, and they wait for it
@@ -21,7 +21,6 @@ NICENESS = 10
 # A run as short as this costs less than the way to a thread and back: the event loop does it itself. An MLP of 16 us
 # with 1 and 16 connections: 3509 -> 5490 and 8952 -> 10 994 requests/s; an LSTM of 60 us gains nothing.
 SHORT_RUN_S = 50e-6
-LATEST = 8  # runs that tell how long the next will take: the quickest of them, since any may have been interrupted
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class OnnxModel:
         ]
         self._idle = list(self._instances)
         self._wide = None if wide is None else _Instance(wide, _thread(f"{name}-wide", None))
-        self._seconds_a_byte = deque([math.inf], maxlen=LATEST)  # of input
+        self._pace = Pace()
 
     async def run_alone(self, inputs: Arrays) -> Arrays:
         """The same as :meth:`run`, sooner, with every core; while others run too it would slow them down."""
@@ -92,12 +91,12 @@ class OnnxModel:
         else:
             loop = asyncio.get_running_loop()
             outputs, seconds = await loop.run_in_executor(instance.thread, _timed, instance.run, inputs)
-        self._seconds_a_byte.append(seconds / max(1, _nbytes(inputs)))
+        self._pace.observe(_nbytes(inputs), seconds)
         return outputs
 
     def _is_short(self, inputs: Arrays) -> bool:
         # A GPU's time for a row is nearly that for many: by what many took, every single one would seem short.
-        return self._on_cores and _nbytes(inputs) * min(self._seconds_a_byte) < SHORT_RUN_S
+        return self._on_cores and self._pace.seconds(_nbytes(inputs), unknown=math.inf) < SHORT_RUN_S
 
 
 def _timed(run: Run, inputs: Arrays) -> tuple[Arrays, float]:

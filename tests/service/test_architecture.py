@@ -43,6 +43,7 @@ SERVICE_LAYERS = [
         "turns",
         "staged_transport",
         "starts",
+        "pace",
     },
     {"access_log", "call", "watched"},
     {
