@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd  # the base class of every Dropout
 from torch.overrides import TorchFunctionMode
 
+from export.errors import ExportError
 from export.held_out import Array, Arrays, HeldOut
 from service import certificate
 from service.certificate import Run
@@ -315,7 +316,16 @@ def _batch_invariant(
     return claim.model_copy(update={"measured": claim.measured | {"training_mode": training}, "how": how})
 
 
-def main_metric(claims: list[Claim]) -> Metric | None:
+def certified(manifest: Manifest, claims: Sequence[Claim]) -> Manifest:
+    """The manifest with its certificate, and the metric that it says. Raises ExportError where parity does not hold."""
+    for claim in claims:
+        if claim.claim == "torch_onnx_parity" and not claim.holds:
+            raise ExportError(f"{manifest.name}: onnxruntime's answers are not torch's: {claim.measured}; {claim.how}")
+    found = manifest.certificate.model_copy(update={"claims": [*claims]})
+    return manifest.model_copy(update={"metric": main_metric(claims), "certificate": found})
+
+
+def main_metric(claims: Sequence[Claim]) -> Metric | None:
     """The manifest's metric: the first figure of ``metric_preserved``, where there is one."""
     for claim in claims:
         if claim.claim == "metric_preserved":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from export.axes import error_of, tensors_of
 from export.causes import causes, unsteady, with_causes
-from export.certify import certify_example, main_metric, outputs_by_name
+from export.certify import certified, certify_example, outputs_by_name
 from export.described_tensors import inputs_of, outputs_of, sizes_in_words
 from export.errors import ExportError, one_line
 from export.example import arrays_of, rows_to_measure
@@ -119,17 +119,9 @@ def export_model(
             claims.append(full_precision(trained, served, draft, rows, precision, tolerance))
         found = causes(served, draft, graph, weights, claims, rows)
         noted = notes(served, graph, arrays, batch_axis, varying)
-    claims = with_causes(claims, found)
-    for claim in claims:
-        if claim.claim == "torch_onnx_parity" and not claim.holds:
-            raise ExportError(f"{name}: onnxruntime's answers are not torch's: {claim.measured}; {claim.how}")
-    manifest = draft.model_copy(
-        update={
-            "metric": main_metric(claims),
-            "certificate": draft.certificate.model_copy(update={"claims": claims}),
-            "config": draft.config | {"not_measured": missing, "notes": noted},
-        }
-    )
+    manifest = certified(draft, with_causes(claims, found))
+    more = {"not_measured": missing, "notes": noted}
+    manifest = manifest.model_copy(update={"config": manifest.config | more})
     write_artifact(folder, manifest, content, weights)
     report(manifest, console or Console())
     return manifest

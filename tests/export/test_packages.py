@@ -1,4 +1,4 @@
-"""Models of torchvision and timm, where those are installed and go with this torch (PyPI has them for one with CUDA)."""
+"""Models of torchvision and timm, where they are installed and go with this torch (PyPI has them for one with CUDA)."""
 
 from pathlib import Path
 from types import ModuleType
