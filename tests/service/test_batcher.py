@@ -13,7 +13,7 @@ from tests.service.batchers import HeldRunner, Observed, batcher, queued, rows
 
 @pytest.fixture(autouse=True)
 def _no_run_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A held run lasts as long as the machine has other things to do; what is merged behind it must not depend on it."""
+    """A held run lasts as long as the machine has other things to do; that must not decide what is merged behind it."""
     monkeypatch.setattr("service.batcher.LONG_ENOUGH_S", math.inf)
 
 
