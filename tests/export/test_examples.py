@@ -105,6 +105,15 @@ def test_every_file_is_tried() -> None:
     assert files == {factory.partition(":")[0] for factory in FACTORIES.values()}
 
 
+def test_the_table_says_of_each_what_the_other_tests_measure() -> None:
+    lines = (EXAMPLES / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(FACTORIES.values())
+    for name, (_, _, varying, broken) in zip(FACTORIES, rows, strict=True):
+        assert (varying == "none") == (not VARYING[name])
+        assert set(broken.replace("`", "").split()) == BROKEN.get(name, set())
+
+
 @pytest.mark.timeout(300)  # the first waits for the export of all of them
 @each
 def test_an_example_keeps_the_claims_that_it_should(served: Served, name: str) -> None:
