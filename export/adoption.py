@@ -19,21 +19,20 @@ from export.certify import invariance
 from export.checkpoint import extents
 from export.described_tensors import ONNX_TYPES, inputs_of, outputs_of, sizes_in_words
 from export.errors import ExportError, one_line
-from export.example import Place, arrays_of, datatype_of, of_rows, rows_to_measure
+from export.example import Place, arrays_of, datatype_of, few_rows, of_rows, resized, rows_to_measure
 from export.folder import THREADS, Files, hashes, in_words, place_of, sessions, unoptimised, versions, write_artifact
 from export.held_out import Array, Arrays
-from export.limits import Bounds, check_bounds, check_values, limits_of, row_limit
+from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes, limits_of, row_limit
 from export.notes import dynamic_quantisation, in_float64
 from export.onnx_export import MAX_CONSTANT_ELEMENTS, graphs_of, point_into, strip
-from export.ranges import Axes, check_limits, find_ranges
+from export.ranges import Axes, Tried, check_limits, failing, find_ranges
 from export.recorded import recorded_probe
 from export.report import report
 from export.user_model import MIXED_ROWS, TOLERANCE
 from service import certificate
-from service.manifest import Certificate, Manifest
+from service.manifest import OF_TORCH, Certificate, Manifest
 
-OF_TORCH = "only its module could tell, and it came without"
-NOT_MEASURED = ("train_eval_identical", "torch_onnx_parity", "float64_error")
+NO_MODULE = "only its module could tell, and it came without"
 
 
 def adopt_model(
@@ -61,8 +60,7 @@ def adopt_model(
     folder = place_of(repository, name, str(version), replace=replace)
     arrays = arrays_of(example_inputs)
     rows = rows_to_measure(arrays, None, samples, batch_axis)
-    bounds, limits = bounds or {}, limits_of(max_shape or {}, arrays, batch_axis, max_rows)
-    check_bounds(bounds, rows)
+    bounds, limits = bounds_of(bounds or {}, rows), limits_of(max_shape or {}, arrays, batch_axis, max_rows)
     graph, weights = _split(Path(graph_file))
     content = graph.SerializeToString(deterministic=True)
     _check_inputs(graph, arrays)
@@ -77,8 +75,11 @@ def adopt_model(
                 return one_line(reason)
             return ""
 
-        axes = _axes(graph, error, arrays, batch_axis, limits)
+        _check_rows(error, arrays, batch_axis)
         check_values(error, arrays, bounds)
+        check_mixed(error, rows, samples if batch_axis == 0 else 0)
+        tried = [(few_rows(each, batch_axis), error) for each in (arrays, *extremes(arrays, bounds).values())]
+        axes = _axes(graph, tried, batch_axis, limits)
         if batch_axis is None:
             max_rows = 1
         elif max_rows is None:
@@ -93,7 +94,7 @@ def adopt_model(
             task=task or f"that of {Path(graph_file).name}",
             config={
                 "sizes": sizes_in_words(arrays, axes, batch_axis, max_rows),
-                "not_measured": dict.fromkeys(NOT_MEASURED, OF_TORCH),
+                "not_measured": dict.fromkeys(sorted(OF_TORCH - {"full_precision", "metric_preserved"}), NO_MODULE),
                 "notes": list(_notes(graph, arrays)),
             },
             files=hashes(content, weights),
@@ -103,9 +104,9 @@ def adopt_model(
         )
         runs = sessions(Files(manifest, content, weights))
         claims = [certificate.torch_onnx_parity(runs[1], manifest, checked="export")]
-    if not claims[0].holds:
-        raise ExportError(f"onnxruntime's optimisation changes what the graph computes: {claims[0].measured}")
-    claims += invariance(manifest, runs, rows)
+        if not claims[0].holds:
+            raise ExportError(f"onnxruntime's optimisation changes what the graph computes: {claims[0].measured}")
+        claims += invariance(manifest, runs, rows)
     claims = with_causes(claims, causes(None, manifest, graph, weights, claims, rows))
     manifest = manifest.model_copy(update={"certificate": manifest.certificate.model_copy(update={"claims": claims})})
     write_artifact(folder, manifest, content, weights)
@@ -165,14 +166,23 @@ def _check_inputs(graph: ModelProto, arrays: Arrays) -> None:
             raise ExportError(f"input {tensor.name} of the example is {datatype}, the graph takes another datatype")
 
 
+def _check_rows(error: Callable[[Arrays], str], arrays: Arrays, batch_axis: int | None) -> None:
+    for rows in BATCHES if batch_axis == 0 else (0,):
+        if reason := error(of_rows(arrays, rows) if rows else arrays):
+            raise ExportError(
+                f"the graph cannot be run{f' for {rows} rows' if rows else ''}: {reason}. "
+                + ("Export it with a batch that varies, or say --no-batch-axis" if rows else "")
+            )
+
+
 def _axes(
     graph: ModelProto,
-    error: Callable[[Arrays], str],
-    arrays: Arrays,
+    tried: Sequence[Tried],
     batch_axis: int | None,
     limits: Mapping[Place, int],
 ) -> Axes:
     """The sizes that have a name in the graph, or none, and how far each can go. Raises ExportError."""
+    arrays, error = tried[0]
     groups: dict[str, list[Place]] = {}
     fixed: dict[Place, str] = {}
     for tensor in graph.graph.input:
@@ -183,16 +193,16 @@ def _axes(
                 fixed[tensor.name, axis] = "the graph's own size"
             else:
                 groups.setdefault(size.dim_param or f"{tensor.name}.{axis}", []).append((tensor.name, axis))
-    for rows in BATCHES if batch_axis == 0 else (0,):
-        if reason := error(of_rows(arrays, rows) if rows else arrays):
-            raise ExportError(
-                f"the graph cannot be run{f' for {rows} rows' if rows else ''}: {reason}. "
-                + ("Export it with a batch that varies, or say --no-batch-axis" if rows else "")
-            )
-    one_row = of_rows(arrays, 1) if batch_axis == 0 else arrays
-    varying, failed = find_ranges(error, one_row, {tuple(places): None for places in groups.values()}, limits)
-    check_limits(limits, arrays, fixed | failed)
-    return Axes(varying, fixed | failed)
+    opened = {tuple(places): None for places in groups.values()}
+    while True:
+        varying, failed = find_ranges(tried, opened, limits)
+        wrong = failing(varying, lambda sizes: error(resized(arrays, sizes)))
+        fixed |= failed | wrong
+        if not wrong:
+            break
+        opened = {places: None for places in opened if places[0] not in wrong}
+    check_limits(limits, arrays, fixed)
+    return Axes(varying, fixed)
 
 
 def _notes(graph: ModelProto, arrays: Arrays) -> Iterator[str]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from export.errors import ExportError, one_line
-from export.example import Place, of_rows
+from export.example import Place, few_rows, of_rows
 from export.held_out import Arrays
 from export.named_model import NamedModel
-from export.ranges import Axes, check_limits, find_ranges
+from export.ranges import Axes, Tried, check_limits, find_ranges
 
 BATCHES = (1, 2, 7)
 ROWS = (3, 5, 7, 11, 13, 17, 19)  # of the example at export, one that no other size is: it could be taken for that one
@@ -25,38 +25,35 @@ def tensors_of(arrays: Arrays, model: NamedModel) -> list[Tensor]:
     return [torch.from_numpy(arrays[name].copy()) for name in model.names]
 
 
-def error_of(model: NamedModel, arrays: Arrays) -> str:
-    """Why the model cannot be run on these inputs; nothing when it can."""
+def error_of(model: NamedModel, arrays: Arrays, *, may_be_nan: bool = True) -> str:
+    """Why the model cannot be run on these inputs; nothing when it can.
+
+    may_be_nan: False where an answer that is not a number is a failure too, as a deviation over one step gives.
+    """
     try:
         with torch.no_grad():
-            model(*tensors_of(arrays, model))
+            answers = model(*tensors_of(arrays, model))
     except Exception as error:  # whatever a module of anybody's raises
         return one_line(error)
-    return ""
-
-
-def _failure_of(model: NamedModel, arrays: Arrays) -> str:
-    """The same; an answer that is not a number is a failure too, as a deviation over one step gives."""
-    if error := error_of(model, arrays):
-        return error
-    with torch.no_grad():
-        is_nan = any(bool(tensor.isnan().any()) for tensor in model(*tensors_of(arrays, model)))
-    return "its answer is not a number" if is_nan else ""
+    return "" if may_be_nan or not any(tensor.isnan().any() for tensor in answers) else "its answer is not a number"
 
 
 def find_axes(
     model: NamedModel,
     traced: NamedModel,
     arrays: Arrays,
+    extremes: Sequence[Arrays],
     batch_axis: int | None,
     most: Mapping[Place, int],
     fixed: Mapping[Place, str],
 ) -> tuple[ExportedProgram, Axes]:
     """Export with every size open that is not known to be fixed, and see which the model closes.
 
-    traced: what is exported, the model itself or its function written otherwise. most: how large a size is to be,
-    where the caller says so. Raises ExportError when the model cannot be exported or its rows are of a fixed number.
+    traced: what is exported, the model itself or its function written otherwise. extremes: other inputs that it is
+    asked to answer at every size. most: how large a size is to be, where the caller says so. Raises ExportError when
+    the model cannot be exported or its rows are of a fixed number.
     """
+    given = few_rows(arrays, batch_axis)
     if batch_axis == 0:
         sizes = {size for array in arrays.values() for size in array.shape[1:]}
         arrays = of_rows(arrays, next(rows for rows in ROWS if rows not in sizes))
@@ -71,9 +68,10 @@ def find_axes(
     batch = [places for places in groups.values() if batch_axis == 0 and any(axis == 0 for _, axis in places)]
     if batch_axis == 0:
         _check_rows(model, arrays, batch, fixed)
-    one_row = of_rows(arrays, 1) if batch_axis == 0 else arrays
     open_sizes = {places: _upper(program, symbol) for symbol, places in groups.items() if places not in batch}
-    varying, failed = find_ranges(lambda inputs: _failure_of(model, inputs), one_row, open_sizes, most)
+    tried: list[Tried] = [(given, lambda inputs: error_of(model, inputs, may_be_nan=False))]
+    tried += [(few_rows(inputs, batch_axis), lambda inputs: error_of(model, inputs)) for inputs in extremes]
+    varying, failed = find_ranges(tried, open_sizes, most)
     fixed |= failed
     if len(varying) + len(batch) < len(groups):  # what turned out not to vary is fixed in the graph too
         program, fixed = _exported(traced, arrays, batch_axis, fixed)

@@ -60,6 +60,7 @@ def causes(
     rows: Arrays,
 ) -> dict[str, str]:
     """For each claim that does not hold the likely cause, in words, where one was found."""
+    reduced = any(claim.claim == "full_precision" for claim in claims)
     finders: dict[str, Callable[[], str]] = {
         "train_eval_identical": lambda: in_training_mode(model, manifest, rows) if model else "",
         "torch_onnx_parity": lambda: of_optimisation(graph, weights, manifest),
@@ -68,7 +69,7 @@ def causes(
         "float64_error": lambda: (
             "onnxruntime's kernels round more than torch's; more rows (samples, data) tell whether it was these"
         ),
-        "metric_preserved": lambda: "see torch_onnx_parity",
+        "metric_preserved": lambda: f"see {'full_precision' if reduced else 'torch_onnx_parity'}",
         "full_precision": lambda: "the weights have fewer bits than they were trained with",
     }
     found = {}

@@ -21,10 +21,7 @@ ONNX_TYPES = {
 def inputs_of(
     rows: Arrays, varying: Sequence[Axis], batch_axis: int | None, max_rows: int, bounds: Bounds
 ) -> list[InputTensor]:
-    """Every input: its sizes as far as they vary, and between which numbers it lies.
-
-    Integers for which ``bounds`` says nothing lie between the smallest and the largest that there are.
-    """
+    """Every input: its sizes as far as they vary, and between which numbers it lies."""
     return [_input(name, array, varying, batch_axis, max_rows, bounds.get(name)) for name, array in rows.items()]
 
 
@@ -46,13 +43,13 @@ def _input(
     varies = -1 in shape
     if batch_axis == 0:
         shape[0], least[0], most[0] = -1, 1, max_rows
-    low, high = bounds or ((rows.min(), rows.max()) if rows.dtype.kind in "iu" else (None, None))
+    low, high = bounds or (None, None)
     return InputTensor(
         name=name,
         datatype=datatype_of(rows),
         shape=shape,
-        minimum=None if low is None else float(low),
-        maximum=None if high is None else float(high),
+        minimum=low,
+        maximum=high,
         min_shape=least if any(size == -1 and end > 1 for size, end in zip(shape, least, strict=True)) else None,
         max_shape=most if varies else None,
         axes=axes if any(axes) else None,

@@ -18,6 +18,7 @@ from service.certificate import ORT_TYPES
 Place = tuple[str, int]  # an input and one of its axes
 
 SEED = 7
+FEW = 4  # rows
 JITTER = 0.05  # relative: rows are to differ in more than what they are mixed of
 _KINDS = {"b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
 _WRITTEN = re.compile(r"(?P<name>\w+)=(?P<datatype>[A-Z]+\d*)\[(?P<shape>[\d, ]*)\](:(?P<low>[^:]+):(?P<high>[^:]+))?")
@@ -83,6 +84,11 @@ def of_rows(arrays: Arrays, rows: int) -> Arrays:
     return resized(arrays, {(name, 0): rows for name in arrays})
 
 
+def few_rows(arrays: Arrays, batch_axis: int | None) -> Arrays:
+    """The first rows, of which there are enough to differ in what a size must be for them."""
+    return {name: array[:FEW] for name, array in arrays.items()} if batch_axis == 0 else arrays
+
+
 def joined(parts: list[Arrays]) -> Arrays:
     """The rows of each part, one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -93,6 +99,8 @@ def rows_to_measure(arrays: Arrays, data: object, samples: int, batch_axis: int 
 
     data: rows by input name, or a file of them, or None.
     """
+    if samples < 0:
+        raise ExportError(f"samples is {samples}, it must be at least 0")
     if batch_axis not in (0, None):
         raise ExportError(
             f"batch_axis is {batch_axis!r}, it must be 0 or None: wrap the module in one that transposes its inputs"

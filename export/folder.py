@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ def place_of(repository: str | Path, name: str, version: str, *, replace: bool) 
     if not MODEL_VERSION.fullmatch(version):
         raise ExportError(f"version is {version!r}, it must be an integer from 1")
     folder = Path(repository) / name / version
-    if not replace and (folder / MANIFEST_FILE).exists():
+    if not replace and any((folder / file).exists() for file in (MANIFEST_FILE, GRAPH_FILE, WEIGHTS_FILE)):
         raise ExportError(f"{folder} is there already: give another version, or say that it is to be replaced")
     return folder
 
@@ -95,18 +95,20 @@ def write_artifact(folder: Path, manifest: Manifest, graph: bytes, weights: byte
         most = MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_FILE_BYTES
         if len(data) > most:
             raise ExportError(f"{name} would have {len(data)} bytes, at most {most} are read")
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     parts = {name: folder / f".{name}.part" for name in files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, part in parts.items():
-                part.write_bytes(files[name])
-            for name, part in parts.items():
-                os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+        for name, part in parts.items():
+            part.write_bytes(files[name])
+        for name, part in parts.items():
+            os.replace(part, folder / name)  # noqa: PTH105  # a reader sees the old file or the new one
     except OSError as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        for each in made:
+            with suppress(OSError):  # not there, or something is in it
+                each.rmdir()
         raise ExportError(f"{folder} cannot be written: {error.strerror}") from error
 
 

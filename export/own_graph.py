@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from export.axes import BATCHES, advice, find_axes, tensors_of
 from export.checkpoint import extents
 from export.errors import ExportError, one_line
-from export.example import Place, of_rows, resized
+from export.example import Place, few_rows, of_rows, resized
 from export.factory import CONSTANTS, IN_FEWER_BITS
 from export.held_out import Arrays
 from export.named_model import PREFIX, NamedModel
 from export.onnx_export import convert, graphs_of, large_constants, point_into
 from export.precision import unpack_in_graph
-from export.ranges import Axes, corners
+from export.ranges import Axes, failing
 from export.recorded import rms_of
 from export.recurrence import with_scans
 from service import certificate
@@ -53,6 +53,7 @@ def own_graph(
     state: Mapping[str, Tensor],
     stored: Mapping[str, Tensor],
     arrays: Arrays,
+    extremes: Sequence[Arrays],
     batch_axis: int | None,
     names: list[str],
     limits: Mapping[Place, int],
@@ -60,7 +61,7 @@ def own_graph(
 ) -> OwnGraph:
     """The graph of a model in ``eval()`` mode and of its state. A size at which torch and onnxruntime differ is fixed.
 
-    stored: weights in fewer bits (:mod:`export.precision`). names: of the outputs. limits: as of
+    stored: weights in fewer bits (:mod:`export.precision`). names: of the outputs. extremes, limits: as of
     :func:`export.axes.find_axes`. tolerance: of what counts as a difference, relative. Raises ExportError.
     """
     traced = with_scans(model)
@@ -68,7 +69,7 @@ def own_graph(
         raise TypeError("a copy is of the same class")
     fixed: dict[Place, str] = {}
     while True:
-        program, axes = find_axes(model, traced, arrays, batch_axis, limits, fixed)
+        program, axes = find_axes(model, traced, arrays, extremes, batch_axis, limits, fixed)
         try:
             graph = convert(program, model.names, names)
         except Exception as error:  # torch.onnx has a family of them, each with a long report
@@ -147,8 +148,11 @@ def _wrong_sizes(
     """
 
     def difference(inputs: Arrays) -> str:
-        with torch.no_grad():
-            expected = [tensor.numpy() for tensor in model(*tensors_of(inputs, model))]
+        try:
+            with torch.no_grad():
+                expected = [tensor.numpy() for tensor in model(*tensors_of(inputs, model))]
+        except Exception as error:  # whatever a module of anybody's raises
+            return f"the module fails: {one_line(error)}"
         try:
             got = run(inputs)
         except Exception as error:  # onnxruntime has no common base class for its errors
@@ -172,16 +176,5 @@ def _wrong_sizes(
                 f"the graph is not the module{f' for {rows} rows' if rows else ''}: {reason}. A forward that looks at "
                 "how it is run (torch.compiler.is_exporting, a size turned into a Python number) does that"
             )
-    wrong: dict[Place, str] = {}
-    few = of_rows(arrays, 2) if batch_axis == 0 else arrays
-    for axis in axes.varying:
-        for size in sorted({axis.least, axis.other, axis.most}):
-            if size != axis.size and (reason := difference(resized(few, axis.at(size)))):
-                wrong |= dict.fromkeys(axis.places, f"exported, but at {size} {reason}")
-                break
-    if not wrong and len(axes.varying) > 1:
-        for sizes in corners(axes.varying):
-            if reason := difference(resized(few, sizes)):
-                beside = f"exported, but beside other sizes {reason}"
-                return dict.fromkeys(axes.varying[-1].places, beside)  # and the rest is tried again
-    return wrong
+    few = few_rows(arrays, batch_axis)
+    return failing(axes.varying, lambda sizes: difference(resized(few, sizes)))

@@ -106,24 +106,29 @@ def full_precision(
     trained: nn.Module, served: nn.Module, manifest: Manifest, rows: Arrays, precision: Precision, tolerance: float
 ) -> Claim:
     """Torch with the weights as trained against torch with those that are served: what fewer bits cost."""
-    largest, off, of, agree, count = 0.0, 0.0, 0.0, 0, 0
+    relative, off, agree, count, unequal = 0.0, 0.0, 0, 0, 0
     for batch in batches_of(rows, manifest):
         exact, rounded = (named_outputs(model.eval(), manifest, batch) for model in (trained, served))
         for name, array in exact.items():
+            got = rounded[name]
             if array.dtype.kind != "f":
+                unequal += int(np.sum(got != array))
                 continue
-            off = max(off, max_difference(rounded[name], array)["max_abs"])
-            of = rms_of(array)
-            largest = max(largest, rms_of(rounded[name] - array) / (of or 1.0))
-            if array.ndim > 1:
-                same = rounded[name].argmax(-1) == array.argmax(-1)
+            found = max_difference(got, array)
+            off, finite = max(off, found["max_abs"]), np.isfinite(got) & np.isfinite(array)
+            unequal += int(np.sum(~finite & (got != array) & ~(np.isnan(got) & np.isnan(array))))
+            relative = max(relative, rms_of(got[finite].astype("f8") - array[finite]) / (rms_of(array) or 1.0))
+            if array.ndim > 1 and array.shape[-1] > 1:
+                same = got.argmax(-1) == array.argmax(-1)
                 agree, count = agree + int(np.sum(same)), count + same.size
+    measured = {"max_abs": off, "relative": relative, "same_largest": agree, "rows_of_numbers": count}
     return Claim(
         claim="full_precision",
-        holds=largest <= tolerance,
-        measured={"max_abs": off, "relative": largest, "same_largest": agree, "of": count, "weights": precision},
+        holds=relative <= tolerance and not unequal,
+        measured=measured | {"unequal": unequal, "weights": precision},
         how=f"torch's outputs with {precision} weights against those with the weights as trained: max_abs; relative, "
-        f"the root mean square of the difference to that of the output, holds up to {tolerance:g}; same_largest, how "
-        "often the largest number along the last axis is the same one",
+        f"the root mean square of the difference to that of the output, holds up to {tolerance:g}; same_largest, of "
+        "how many rows_of_numbers along the last axis the largest is the same one; unequal, whole numbers that differ "
+        "and numbers of which one is not finite, holds at 0",
         checked="export",
     )

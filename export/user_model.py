@@ -1,6 +1,7 @@
 """Any module and example inputs -> ``<repository>/<name>/<version>/``, with a certificate measured on those inputs."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from export.errors import ExportError, one_line
 from export.example import arrays_of, rows_to_measure
 from export.folder import Files, hashes, in_words, place_of, sessions, versions, write_artifact
 from export.held_out import Array, Arrays, HeldOut
-from export.limits import Bounds, check_bounds, check_values, limits_of, row_limit
+from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes, limits_of, row_limit
 from export.named_model import NamedModel, output_names, reproducible
 from export.notes import notes
 from export.own_graph import own_graph, state_of
@@ -57,7 +58,7 @@ def export_model(
     order. With batch_axis 0 each has rows along its first axis; with None requests are never merged. Which of the other
     sizes vary is found by exporting and by trying; the largest tried, or ``max_shape`` of an input, is the largest
     served. Integers are served between the smallest and the largest of the example and ``data``, or within ``bounds``.
-    max_rows: in a batch; None: 256, or so few that a run takes half a second.
+    max_rows: in a batch; None: 256, or so few, from 8, that a run at the example's sizes takes half a second.
 
     Claims are measured on the example, on ``data`` (rows by input name, or a .npz or .safetensors file of them) and on
     ``samples`` rows mixed of both. held_out: for ``metric_preserved``. tolerance: of ``torch_onnx_parity``, relative.
@@ -71,8 +72,8 @@ def export_model(
     folder = place_of(repository, name, str(version), replace=replace)
     arrays = arrays_of(example_inputs)
     rows = rows_to_measure(arrays, data, samples, batch_axis)
-    bounds, limits = bounds or {}, limits_of(max_shape or {}, arrays, batch_axis, max_rows)
-    check_bounds(bounds, rows)
+    bounds, limits = bounds_of(bounds or {}, rows), limits_of(max_shape or {}, arrays, batch_axis, max_rows)
+    config = json_of(config or {})
     with reproducible(), in_words(name):
         served = _copied(model, list(arrays))
         # Before any run: one may change buffers, and what was trained is what is served.
@@ -83,11 +84,14 @@ def export_model(
             raise ExportError(f"the module answers equal inputs differently: {reason}")
         names = output_names(served, tensors_of(arrays, served), outputs)
         check_values(lambda inputs: error_of(served, inputs), arrays, bounds)
+        check_mixed(lambda inputs: error_of(served, inputs), rows, samples if batch_axis == 0 else 0)
         trained, stored = served, dict[str, Tensor]()
         if precision is not None:
             trained = copy.deepcopy(served)
             stored = reduce_weights(served.module, precision)
-        own = own_graph(served, state, stored, arrays, batch_axis, names, limits, tolerance)
+        own = own_graph(
+            served, state, stored, arrays, [*extremes(arrays, bounds).values()], batch_axis, names, limits, tolerance
+        )
         varying, graph, weights = own.axes.varying, own.graph, own.weights
         if batch_axis is None:
             max_rows = 1
@@ -106,7 +110,7 @@ def export_model(
             inputs=inputs_of(rows, varying, batch_axis, max_rows, bounds),
             outputs=outputs_of(graph, batch_axis),
             task=task or f"that of {type(model).__qualname__}",
-            config={**(config or {}), "sizes": sizes_in_words(arrays, own.axes, batch_axis, max_rows)},
+            config={**config, "sizes": sizes_in_words(arrays, own.axes, batch_axis, max_rows)},
             dataset=held_out and Dataset(name=held_out.dataset, sha256=held_out.sha256, split=held_out.split),
             files=hashes(content, weights),
             versions=versions(graph),
@@ -125,6 +129,15 @@ def export_model(
     write_artifact(folder, manifest, content, weights)
     report(manifest, console or Console())
     return manifest
+
+
+def json_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of the model. Raises ExportError where it is no JSON, before anything is measured."""
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(config))
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"config cannot be written as JSON: {one_line(error)}") from error
+    return found
 
 
 def _copied(model: nn.Module, names: list[str]) -> NamedModel:

@@ -18,6 +18,8 @@ from service import certificate
 from service.manifest import OF_TORCH, WEIGHTS_FILE, Claim, Probe
 
 FEWEST_ROWS = 16
+# A module alone is not enough for these.
+WITH_MORE = {"full_precision": "it needs the weights as trained", "metric_preserved": "it needs the data"}
 
 
 def verify(folder: Path, factory: str | None, arguments: Mapping[str, Any], console: Console) -> bool:
@@ -37,7 +39,12 @@ def verify(folder: Path, factory: str | None, arguments: Mapping[str, Any], cons
     for name in dict.fromkeys([*exported, *here]):
         then, now = exported.get(name), here.get(name)
         if now is None and name not in failed:
-            table.add_row(name, _words(then), "[yellow]not measured[/yellow]", missing.get(name, "it needs the data"))
+            table.add_row(
+                name,
+                _words(then),
+                "[yellow]not measured[/yellow]",
+                missing.get(name, "by torch there is torch_onnx_parity"),
+            )
             continue
         if now is None:
             broken += [name] if then is not None and then.holds else []
@@ -73,7 +80,7 @@ def _measured(
             f", or --recorded for {recorded}, which this runs" if recorded else ""
         )
         parity = certificate.torch_onnx_parity(runs[1], manifest, checked="export")
-        return [parity, *invariance(manifest, runs, rows)], dict.fromkeys(sorted(OF_TORCH), reason), {}
+        return [parity, *invariance(manifest, runs, rows)], dict.fromkeys(sorted(OF_TORCH), reason) | WITH_MORE, {}
     module = module_of(factory, arguments)
     load_weights(module, folder / WEIGHTS_FILE)
     with reproducible():
@@ -85,4 +92,4 @@ def _measured(
         # Torch's answers of today, not those that were stored.
         probe = manifest.probe.model_copy(update={"by": "torch", "outputs": Probe.pack(answers)})
         claims, failed = certify_example(model, manifest.model_copy(update={"probe": probe}), runs, rows, None)
-    return claims, {"full_precision": "it needs the weights as trained"}, failed
+    return claims, WITH_MORE, failed

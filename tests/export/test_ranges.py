@@ -6,7 +6,7 @@ import pytest
 from export.errors import ExportError
 from export.example import Place
 from export.held_out import Arrays
-from export.ranges import Axes, Axis, check_limits, corners, find_ranges
+from export.ranges import Axes, Axis, check_limits, corners, failing, find_ranges
 
 HEIGHT, WIDTH = ("x", 1), ("x", 2)
 IMAGE = {"x": np.zeros((1, 4, 4), "f4")}
@@ -15,7 +15,7 @@ GROUPS = {(HEIGHT,): None, (WIDTH,): None}
 
 def found(error: object, groups: dict[tuple[Place, ...], int | None] | None = None, **most: int) -> Axes:
     limits = {{"height": HEIGHT, "width": WIDTH}[name]: size for name, size in most.items()}
-    varying, fixed = find_ranges(error, IMAGE, GROUPS if groups is None else groups, limits)  # type: ignore[arg-type]
+    varying, fixed = find_ranges([(IMAGE, error)], GROUPS if groups is None else groups, limits)  # type: ignore[list-item]
     return Axes(varying, fixed)
 
 
@@ -32,7 +32,27 @@ def test_a_size_goes_as_far_as_the_model_does_and_eight_times_the_examples_at_mo
 def test_every_size_that_is_admitted_works_beside_every_other() -> None:
     axes = found(of_positions(128))
     assert [axis.most for axis in axes.varying] == [32, 4]  # alone each would go to 32
-    assert not any(of_positions(128)({"x": np.zeros((1, *sizes.values()))}) for sizes in corners(axes.varying))  # type: ignore[operator]
+    height, width = (range(axis.least, axis.most + 1) for axis in axes.varying)
+    assert all(high * wide <= 128 for high in height for wide in width)
+
+
+def test_every_input_that_is_tried_is_answered_at_every_size() -> None:
+    long, short = {"x": np.full((1, 6), 5)}, {"x": np.full((1, 6), 2)}
+    tried = [
+        (inputs, lambda arrays: "beyond" if arrays["x"].max() > arrays["x"].shape[1] else "")
+        for inputs in (short, long)
+    ]
+    (axis,), _ = find_ranges(tried, {(HEIGHT,): None}, {})
+    assert axis.least == 5
+
+
+def test_what_fails_between_the_ends_is_found_and_of_two_sizes_the_last_is_fixed() -> None:
+    axes = [Axis((HEIGHT,), 4, 1, 32), Axis((WIDTH,), 4, 1, 32)]
+    assert failing(axes, lambda _: "") == {}
+    odd = failing(axes, lambda sizes: "odd" if sizes.get(WIDTH, 4) % 2 else "")
+    assert list(odd) == [WIDTH]
+    near = failing(axes, lambda sizes: "a window" if sizes.get(HEIGHT, 4) == 6 else "")
+    assert near == {HEIGHT: "exported, but at x[1] 6 a window"}
 
 
 def test_a_size_that_goes_only_with_the_examples_of_another_is_fixed() -> None:
@@ -50,7 +70,7 @@ def test_corners_are_all_at_one_end_and_each_alone_at_the_other() -> None:
     ("positions", "most", "words"),
     [
         (128, {"height": 33}, "x is to have up to 33 along axis 1, the model takes 32: no position"),
-        (128, {"height": 16, "width": 16}, "x is to have up to 16 along axis 2; beside the largest of the other"),
+        (128, {"height": 16, "width": 16}, "x is to have up to 16 along axis 2; with the largest of the other"),
     ],
 )
 def test_a_size_that_is_wished_for_and_cannot_be_is_told(positions: int, most: dict[str, int], words: str) -> None:

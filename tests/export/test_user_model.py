@@ -3,7 +3,7 @@
 import copy
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from export import ExportError, export_model
+from export.example import resized
 from export.factory import CONSTANTS
 from service.artifact import Artifact
 from service.certificate import open_session, probe_inputs, runner
@@ -303,6 +304,46 @@ def test_a_size_that_is_too_small_or_unequal_is_refused_by_its_reason(tmp_path: 
     assert words.startswith("input mask has size 6 along axis 1, input x along axis 1 has 5")
 
 
+class Windowed(nn.Module):
+    """Pads to whole windows of three: another way through forward at every multiple of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.shape[1]
+        if steps % 3:
+            x = F.pad(x, (0, 0, 0, 3 - steps % 3))
+        return x.reshape(x.shape[0], -1, 3, x.shape[2]).sum(2)
+
+
+class LastSteps(nn.Module):
+    """The state at each row's last step, which lies in the sequence."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
+        return x.gather(1, last).squeeze(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "sizes"),
+    [
+        (Windowed(), {"x": torch.randn(2, 4, 3)}, [4]),
+        (LastSteps(), {"x": torch.randn(3, 6, 3), "lengths": torch.tensor([3, 4, 6])}, range(6, 49)),
+    ],
+)
+def test_at_every_size_that_is_admitted_the_answer_is_torchs(
+    model: nn.Module, example: dict[str, Tensor], sizes: Sequence[int], tmp_path: Path
+) -> None:
+    manifest = export(model, tmp_path, example_inputs=example)
+    x = manifest.inputs[0]
+    least, most = (x.min_shape or [1, x.shape[1]])[1], (x.max_shape or x.shape)[1]
+    assert [*range(least, most + 1)] == [*sizes]
+    run = served(tmp_path, manifest)
+    for size in sizes:
+        arrays = resized({name: tensor.numpy() for name, tensor in example.items()}, {("x", 1): size})
+        with torch.no_grad():
+            expected = model(*(torch.from_numpy(array) for array in arrays.values()))
+        np.testing.assert_allclose(run(arrays)["y"], expected, rtol=1e-5, atol=1e-6)
+
+
 # a version that is there
 
 
@@ -331,6 +372,27 @@ def test_a_full_disk_leaves_the_version_that_was_there(tmp_path: Path, monkeypat
     with pytest.raises(ExportError, match="cannot be written: No space left on device"):
         export(nn.Linear(COLUMNS, 2), tmp_path, replace=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_full_disk_leaves_nothing_of_a_new_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(nn.LayerNorm(COLUMNS), tmp_path)
+
+    def full(_file: Path, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for name, version in (("mine", 2), ("new", 1)):
+        with pytest.raises(ExportError, match="cannot be written"):
+            export(nn.LayerNorm(COLUMNS), tmp_path, name, version=version)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["mine"]
+    assert [folder.name for folder in (tmp_path / "mine").iterdir()] == ["1"]
+
+
+def test_trained_weights_without_a_manifest_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "1").mkdir(parents=True)
+    (tmp_path / "mine" / "1" / "model.safetensors").write_bytes(b"trained")
+    with pytest.raises(ExportError, match="is there already"):
+        export(nn.LayerNorm(COLUMNS), tmp_path)
 
 
 # what cannot be exported
@@ -381,9 +443,43 @@ class Halved(nn.Module):
         return x.bfloat16()
 
 
+class Columns(nn.Module):
+    """A table for each column: what the first may be, the second may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Embedding(100, 2), nn.Embedding(2, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.one(ids[:, 0]) + self.two(ids[:, 1])
+
+
+class Summed(nn.Module):
+    """One table for a sum of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.table(a + b)
+
+
 @pytest.mark.parametrize(
     ("model", "more", "words"),
     [
+        (
+            Columns(),
+            {"example_inputs": {"ids": torch.tensor([[0, 1], [99, 0]])}},
+            "fails where all of ids is 99, .* IndexError.*an input of each part that has bounds of its own",
+        ),
+        (
+            Summed(),
+            {"example_inputs": {"a": torch.tensor([[1], [8]]), "b": torch.tensor([[8], [1]])}},
+            "fails where all of a is 8",
+        ),
+        (nn.Identity(), {"config": {"dtype": torch.float32}}, "config cannot be written as JSON: TypeError"),
+        (nn.Identity(), {"samples": -1}, "samples is -1, it must be at least 0"),
         (Dropping(COLUMNS, 2), {}, r"random numbers are drawn in the Dropping itself.*drop only `if self.training`"),
         (nn.Sequential(Counting(COLUMNS, 2)), {}, r"keeps state from one call to the next \(0.calls\): take it as an"),
         (Branching(), {}, r"torch.export cannot take the model: .*torch.where, or use torch.cond"),
@@ -406,7 +502,7 @@ class Halved(nn.Module):
         (
             nn.Embedding(11, 2),
             {"example_inputs": {"ids": torch.tensor([[1], [2]])}, "bounds": {"ids": (0, 11)}},
-            "ids is to be served up to its bounds, the model fails at 11: IndexError",
+            "the model fails where all of ids is 11, and integers are served .*: IndexError",
         ),
         (nn.Identity(), {"version": "0"}, "version is '0', it must be an integer from 1"),
         (nn.Identity(), {"batch_axis": 1}, "batch_axis is 1, it must be 0 or None"),
