@@ -175,7 +175,7 @@ def draw(found: dict[str, Any], folder: Path) -> Path:
         axes.set_xticks(SWEEP, [str(count) for count in SWEEP])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    left.legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.36))
+    left.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.2))
     right.legend(fontsize=8)
     machine = found["machine"]
     caption = f"post-ln-encoder, one row of 32 x 256; {machine['processor']}, {machine['cores']} cores; {found['date']}"
