@@ -305,6 +305,12 @@ class Manifest(_Part):
             raise ValueError("the certificate says of a claim that it was checked at start, which only a service can")
         return self
 
+    @property
+    def merges(self) -> bool:
+        """Whether requests may share a run: they have rows, and the export did not find that one changes another."""
+        change = any(claim.claim == "batch_invariant" and not claim.holds for claim in self.certificate.claims)
+        return self.batch_axis is not None and not change
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read ``folder/manifest.json``. Raises :class:`ArtifactError` that names the field which is wrong."""

@@ -5,6 +5,10 @@ from typing import Any
 from service.manifest import Manifest, Tensor
 from service.settings import Settings
 
+ON = "requests of equal sizes past axis 0 that wait at the same time share a run"
+NO_AXIS = "the model has no batch axis: every request is a run of its own"
+NOT_INVARIANT = "rows of the model change each other (batch_invariant does not hold): every request is a run of its own"
+
 
 def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict[str, Any]:
     """``max_batch_size`` and dims without the batch axis, as Triton has them; ``batching`` says on or off and why."""
@@ -21,11 +25,9 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
         "output": [_tensor(tensor, batches) for tensor in manifest.outputs],
         "instance_group": [_instance_group(settings, instances)],
         "batching": {
-            "enabled": batches,
-            "reason": "requests of equal sizes past axis 0 that wait at the same time share a run"
-            if batches
-            else "the model has no batch axis: every request is a run of its own",
-            "max_batch_size": min(settings.max_batch_size, manifest.max_rows) if batches else 1,
+            "enabled": manifest.merges,
+            "reason": ON if manifest.merges else NOT_INVARIANT if batches else NO_AXIS,
+            "max_batch_size": min(settings.max_batch_size, manifest.max_rows) if manifest.merges else 1,
             "max_rows": manifest.max_rows,
             "max_queue_delay_ms": settings.max_queue_delay_ms,
             "max_queue_size": settings.max_queue_size,

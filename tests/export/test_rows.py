@@ -1,7 +1,10 @@
 """What a certificate is measured on: rows that differ, weights as they were, tolerances that suit each output."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -61,3 +64,23 @@ def test_weights_are_those_from_before_any_run(tmp_path: Path) -> None:
 def test_a_large_output_is_no_measure_for_a_small_one() -> None:
     small, large = np.full(4, 0.5, "f4"), np.full(4, 1e9, "f4")
     assert least_rms_of([large, small, np.full(4, 10**6)]) == pytest.approx(0.5)
+
+
+def test_of_a_model_whose_rows_change_each_other_requests_are_not_merged(tmp_path: Path, serve: Any) -> None:
+    rows = torch.tensor([[3, 1, 2], [9, 8, 7]])
+    export_model(OverTheBatch(), {"ids": rows}, "m", tmp_path, bounds={"ids": (1, 1000)}, console=QUIET)
+
+    def answer(largest: int) -> list[float]:
+        inputs = [{"name": "ids", "datatype": "INT64", "shape": [1, 3], "data": [1, 2, largest]}]
+        answered = httpx.post(f"{address}/v2/models/m/infer", json={"inputs": inputs})
+        found: list[float] = answered.json()["outputs"][0]["data"]
+        return found
+
+    with serve(model_repository=tmp_path) as address, ThreadPoolExecutor(16) as threads:
+        asked = [3, 1000] * 100
+        answers = list(threads.map(answer, asked))
+        batching = httpx.get(f"{address}/v2/models/m/config").json()["batching"]
+    for largest, found in zip(asked, answers, strict=True):
+        assert found == pytest.approx([1 / largest, 2 / largest, 1])
+    assert (batching["enabled"], batching["max_batch_size"]) == (False, 1)
+    assert batching["reason"].startswith("rows of the model change each other")
