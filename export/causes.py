@@ -143,7 +143,13 @@ def _differ(ours: Sequence[Array], theirs: Sequence[Array]) -> bool:
 def of_the_batch(model: NamedModel | None, manifest: Manifest, graph: ModelProto, weights: bytes, rows: Arrays) -> str:
     """Where a row's answer begins to depend on the rows beside it: in the module, or only in the runtime."""
     run = certificate.runner(certificate.open_session(graph.SerializeToString(), weights, 1), manifest)
-    alone, together, position = _company_that_matters(run, manifest, rows)
+    try:
+        alone, together, position = _company_that_matters(run, manifest, rows)
+    except LookupError:
+        return (
+            "not found; of rows that lie elsewhere in memory, a sum over an axis may add up in another order, which a "
+            "product with weights instead does not"
+        )
 
     def by_torch(inputs: Arrays) -> Callable[[], Any]:
         return lambda: model and named_outputs(model, manifest, inputs)
@@ -190,7 +196,7 @@ def _company_that_matters(run: certificate.Run, manifest: Manifest, rows: Arrays
                 for name, array in run(alone).items():
                     if array[0].tobytes() != outputs[name][position].tobytes():
                         return alone, together, position
-    raise LookupError("rows of other sizes, or elsewhere in memory")
+    raise LookupError("no company")
 
 
 def _apart(alone: Array, together: Array, size: int, position: int) -> float:

@@ -21,10 +21,11 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--example",
         required=True,
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="INPUT",
         help="an input: x=FP32[2,64] (drawn from N(0, 1)), ids=INT64[2,16]:0:102 (from 0 to 102, which is then what is "
-        "accepted), or a .npz or .safetensors file of inputs by name; may be repeated",
+        "accepted), or a .npz or .safetensors file of inputs by name; several, or repeated",
     )
     parser.add_argument("--repository", type=Path, default=Path("artifacts"), help="folder of models (%(default)s)")
     parser.add_argument("--version", default="1", help="an integer (%(default)s)")

@@ -35,6 +35,8 @@ def datatype_of(array: Array) -> str:
 
 def arrays_of(inputs: Mapping[str, Tensor | Array]) -> Arrays:
     """Tensors or arrays by name -> arrays. Raises ExportError when one is neither, or of a datatype not served."""
+    if not isinstance(inputs, Mapping):
+        raise ExportError(f"inputs are a {type(inputs).__name__}, they must be a dict of tensors by name")
     arrays: Arrays = {}
     for name, value in inputs.items():
         if isinstance(value, Tensor):
@@ -53,6 +55,9 @@ def arrays_of(inputs: Mapping[str, Tensor | Array]) -> Arrays:
             raise ExportError(f"input {name}: {error}") from error
         if 0 in array.shape:
             raise ExportError(f"input {name} has shape {list(array.shape)}: an example must hold numbers")
+        # Minus infinity is what a mask that is added has.
+        if array.dtype.kind == "f" and (wrong := array[np.isnan(array) | np.isposinf(array)]).size:
+            raise ExportError(f"input {name} has {wrong[0]} in it; an example holds numbers")
         arrays[name] = np.ascontiguousarray(array).reshape(array.shape)  # of no axes, it would get one
     if not arrays:
         raise ExportError("there are no example inputs; a model is exported by running it on some")

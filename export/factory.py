@@ -27,7 +27,8 @@ def module_of(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
         found = getattr(importlib.import_module(path), name)
         made = found if isinstance(found, nn.Module) else found(**arguments)
     except Exception as error:  # whatever anybody's code raises
-        raise ExportError(f"{factory} makes no module of {dict(arguments)}: {one_line(error)}") from error
+        given = f" of {dict(arguments)}" if arguments else ""
+        raise ExportError(f"{factory} (MODULE:FACTORY) makes no module{given}: {one_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"{factory} makes a {type(made).__name__}, it must make a torch.nn.Module")
     return made

@@ -69,7 +69,7 @@ def place_of(repository: str | Path, name: str, version: str, *, replace: bool) 
         raise ExportError(f"version is {version!r}, it must be an integer from 1")
     folder = Path(repository) / name / version
     if not replace and any((folder / file).exists() for file in (MANIFEST_FILE, GRAPH_FILE, WEIGHTS_FILE)):
-        raise ExportError(f"{folder} is there already: give another version, or say that it is to be replaced")
+        raise ExportError(f"{folder} is there already: give another version, or replace it (replace=True, --replace)")
     return folder
 
 

@@ -15,7 +15,7 @@ OUTPUT = "y"
 
 
 class NamedModel(nn.Module):
-    """``module`` with its inputs in order: given by their names where those are ``forward``'s, else by position.
+    """``module`` with its inputs in order: all by their names where those are ``forward``'s, else all by position.
 
     What it returns may be nested in tuples, lists and mappings; None is left out.
     """
@@ -26,6 +26,11 @@ class NamedModel(nn.Module):
         parameters = inspect.signature(module.forward).parameters
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         self.names, self.by_name = list(names), takes_any or set(names) <= parameters.keys()
+        if not self.by_name and (known := sorted(set(names) & parameters.keys())):
+            raise ExportError(
+                f"the inputs are called {', '.join(names)}, of which forward knows {', '.join(known)} alone: it takes "
+                f"{', '.join(parameters)}. Give all by forward's names, or none, then they go by their order"
+            )
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The tensors of what the module returns, in order."""
@@ -73,8 +78,10 @@ def output_names(model: NamedModel, tensors: Sequence[Tensor], wanted: Sequence[
             )
     if not found:
         raise ExportError("the module returns no tensor")
-    if wanted is not None and len(wanted) != len(found):
-        raise ExportError(f"{len(wanted)} output names are given, the module returns {len(found)}: {', '.join(found)}")
+    if wanted is not None and (isinstance(wanted, str) or len(wanted) != len(found)):
+        raise ExportError(
+            f"outputs are {wanted!r}; it must be a list of {len(found)} names, the module returns {', '.join(found)}"
+        )
     names = list(wanted or found)
     if "" in names or len({*names, *model.names}) < len(names) + len(model.names):
         raise ExportError(f"outputs are called {names}, inputs {model.names}: each needs a name that no other has")

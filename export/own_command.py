@@ -8,6 +8,7 @@ from rich.console import Console
 
 from export.command import add_where, ended, json_object, wishes
 from export.factory import load_weights, module_of
+from export.precision import PRECISIONS
 from export.user_model import export_model
 
 
@@ -29,6 +30,8 @@ def export_own(arguments: Sequence[str], console: Console) -> int:
                 config={"factory": options.factory, "arguments": options.config},
                 console=console,
             )
+        if not options.checkpoint:
+            console.print("note: no --checkpoint was given, the weights are those that the factory makes")
         return True
 
     return ended(exported, console, f"{options.name} was not exported")
@@ -53,7 +56,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="more rows to measure on: a .npz or .safetensors file")
     parser.add_argument(
         "--precision",
-        choices=("fp16", "int8"),
+        choices=PRECISIONS,
         help="store the weights so; the certificate says what it costs; default: as they are",
     )
     parser.add_argument("--outputs", nargs="+", metavar="NAME", help="names of what the module returns, in order")

@@ -27,6 +27,8 @@ from service import certificate
 from service.certificate import Run
 from service.manifest import ArtifactError
 
+NO_NUMBER = "is not a number; a row whose mask leaves nothing does that, or the logarithm of a negative number"
+
 _DIMENSION = re.compile(r"s\d+")
 
 
@@ -161,7 +163,7 @@ def _wrong_sizes(
             if ours.shape != theirs.shape:
                 return f"{name} has shape {list(ours.shape)}, torch's has {list(theirs.shape)}"
             if np.isnan(theirs.astype("f8")).any():
-                return f"{name} of torch itself is not a number; a row whose mask leaves nothing does that"
+                return f"{name} of torch itself {NO_NUMBER}"
             rms = rms_of(theirs)
             if not np.allclose(ours.astype("f8"), theirs.astype("f8"), rtol=tolerance, atol=tolerance * rms):
                 off = certificate.max_difference(ours, theirs)["max_abs"]
@@ -172,6 +174,8 @@ def _wrong_sizes(
     for rows in counts:
         inputs = of_rows(arrays, rows) if rows else arrays
         if reason := difference(inputs):
+            if reason.endswith(NO_NUMBER):
+                raise ExportError(f"on the example {reason}")
             raise ExportError(
                 f"the graph is not the module{f' for {rows} rows' if rows else ''}: {reason}. A forward that looks at "
                 "how it is run (torch.compiler.is_exporting, a size turned into a Python number) does that"

@@ -5,7 +5,7 @@ let a row's answer depend on its company.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from service.certificate import max_difference
 from service.manifest import Claim, Manifest
 
 Precision = Literal["fp16", "int8"]
+PRECISIONS = get_args(Precision)
 
 SCALE = ".scale"  # behind the name of an int8 weight: what a step of it is worth
 STEPS = 127

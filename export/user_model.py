@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes
 from export.named_model import NamedModel, output_names, reproducible
 from export.notes import notes
 from export.own_graph import own_graph, state_of
-from export.precision import Precision, full_precision, reduce_weights
+from export.precision import PRECISIONS, Precision, full_precision, reduce_weights
 from export.recorded import recorded_probe
 from export.report import report
 from service.manifest import Certificate, Dataset, Manifest
@@ -70,8 +71,11 @@ def export_model(
     it was.
     """
     folder = place_of(repository, name, str(version), replace=replace)
+    if precision not in (None, *PRECISIONS):
+        raise ExportError(f"precision is {precision!r}, it must be {' or '.join(PRECISIONS)}, or None: as they are")
     arrays = arrays_of(example_inputs)
     rows = rows_to_measure(arrays, data, samples, batch_axis)
+    found_bounds = bounds_of({}, rows).keys() - (bounds or {}).keys()
     bounds, limits = bounds_of(bounds or {}, rows), limits_of(max_shape or {}, arrays, batch_axis, max_rows)
     config = json_of(config or {})
     with reproducible(), in_words(name):
@@ -123,6 +127,11 @@ def export_model(
             claims.append(full_precision(trained, served, draft, rows, precision, tolerance))
         found = causes(served, draft, graph, weights, claims, rows)
         noted = notes(served, graph, arrays, batch_axis, varying)
+        noted += [
+            f"{key} is served from {bounds[key][0]:g} to {bounds[key][1]:g}, which is what was given; bounds (--bounds "
+            f"{key}=LOW:HIGH) say otherwise"
+            for key in sorted(found_bounds)
+        ]
     manifest = certified(draft, with_causes(claims, found))
     more = {"not_measured": missing, "notes": noted}
     manifest = manifest.model_copy(update={"config": manifest.config | more})
@@ -141,7 +150,14 @@ def json_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copied(model: nn.Module, names: list[str]) -> NamedModel:
+    if not isinstance(model, nn.Module):
+        raise ExportError(f"the model is {model!r:.80}, it must be a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExportError("the model is TorchScript: export the module that it was made of")
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     try:
         return NamedModel(copy.deepcopy(model).cpu(), names).eval()
+    except ExportError:
+        raise
     except Exception as error:  # whatever a module of anybody's raises
         raise ExportError(f"the module cannot be copied: {one_line(error)}") from error

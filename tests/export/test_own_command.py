@@ -86,8 +86,11 @@ def test_examples_are_read_from_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["theirs:missing", "--example", "x=FP32[2,6]"], "theirs:missing makes no module of {}: AttributeError"),
-        (["theirs:text", "--example", "x=FP32[2,6]"], "theirs:text makes no module"),
+        (
+            ["theirs:missing", "--example", "x=FP32[2,6]"],
+            "(MODULE:FACTORY) makes no module: AttributeError",
+        ),
+        (["theirs:text", "--example", "x=FP32[2,6]"], "theirs:text (MODULE:FACTORY) makes no module"),
         (["no_such:thing", "--example", "x=FP32[2,6]"], "ModuleNotFoundError: No module named 'no_such'"),
         (["theirs:classifier", "--example", "x=FP32[2,7]"], "cannot be run on the example inputs"),
         (["theirs:classifier", "--example", "x=FP33[2,7]"], "'x=FP33[2,7]' is no example"),

@@ -146,7 +146,8 @@ def test_every_claim_is_measured(tagger: Made) -> None:
 
 def test_padding_is_measured(tagger: Made) -> None:
     # The mean leaves masked positions out, the logits are each position's own.
-    (note,) = tagger.manifest.config["notes"]
+    note, bounds = tagger.manifest.config["notes"]
+    assert bounds == "ids is served from 1 to 9, which is what was given; bounds (--bounds ids=LOW:HIGH) say otherwise"
     assert note.startswith("padding: positions where padding is True change the answers of the rest by ")
 
 
@@ -191,6 +192,13 @@ def test_the_module_is_left_as_it_was(tmp_path: Path) -> None:
     cause = claims(manifest)["train_eval_identical"].measured["cause"]
     assert cause.startswith("1 (BatchNorm1d): in training it normalises by the batch")
     assert claims(manifest)["batch_invariant"].holds
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own
+def test_a_compiled_module_is_exported_as_the_one_that_it_was_compiled_from(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(COLUMNS, 4))
+    export(torch.compile(model), tmp_path)  # type: ignore[arg-type]
+    assert load_file(tmp_path / "mine" / "1" / "model.safetensors").keys() == model.state_dict().keys()
 
 
 class NoRows(nn.Module):
@@ -350,7 +358,7 @@ def test_at_every_size_that_is_admitted_the_answer_is_torchs(
 def test_a_version_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     export(nn.LayerNorm(COLUMNS), tmp_path)
     before = (tmp_path / "mine" / "1" / "manifest.json").read_bytes()
-    with pytest.raises(ExportError, match="is there already: give another version, or say that it is to be replaced"):
+    with pytest.raises(ExportError, match="is there already: give another version, or replace it"):
         export(nn.LayerNorm(COLUMNS), tmp_path, task="another")
     assert (tmp_path / "mine" / "1" / "manifest.json").read_bytes() == before
     export(nn.LayerNorm(COLUMNS), tmp_path, task="another", replace=True)
@@ -479,6 +487,16 @@ class Summed(nn.Module):
             "fails where all of a is 8",
         ),
         (nn.Identity(), {"config": {"dtype": torch.float32}}, "config cannot be written as JSON: TypeError"),
+        (
+            nn.Bilinear(2, 2, 2),
+            {"example_inputs": {"input1": torch.eye(2), "inptu2": torch.zeros(2, 2)}},
+            "the inputs are called input1, inptu2, of which forward knows input1 alone: it takes input1, input2",
+        ),
+        (nn.Identity(), {"precision": "int4"}, "precision is 'int4', it must be fp16 or int8, or None"),
+        (nn.Identity(), {"outputs": "y"}, "outputs are 'y'; it must be a list of 1 names"),
+        (nn.Identity(), {"example_inputs": [torch.ones(2, 2)]}, "inputs are a list, they must be a dict of tensors"),
+        (nn.Identity(), {"example_inputs": {"x": torch.tensor([[1.0], [torch.nan]])}}, "input x has nan in it"),
+        (nn.Linear, {}, "the model is <class .*Linear.*, it must be a torch.nn.Module"),
         (nn.Identity(), {"samples": -1}, "samples is -1, it must be at least 0"),
         (Dropping(COLUMNS, 2), {}, r"random numbers are drawn in the Dropping itself.*drop only `if self.training`"),
         (nn.Sequential(Counting(COLUMNS, 2)), {}, r"keeps state from one call to the next \(0.calls\): take it as an"),
@@ -506,7 +524,11 @@ class Summed(nn.Module):
         ),
         (nn.Identity(), {"version": "0"}, "version is '0', it must be an integer from 1"),
         (nn.Identity(), {"batch_axis": 1}, "batch_axis is 1, it must be 0 or None"),
-        (nn.Identity(), {"outputs": ["y", "z"]}, "2 output names are given, the module returns 1"),
+        (
+            nn.Identity(),
+            {"outputs": ["y", "z"]},
+            r"outputs are \['y', 'z'\]; it must be a list of 1 names, the module returns y",
+        ),
     ],
 )
 def test_what_cannot_be_exported_says_why_and_leaves_the_folder_as_it_was(
