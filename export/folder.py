@@ -21,6 +21,7 @@ from service.certificate import Run
 from service.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
+    MAX_FILE_BYTES,
     MAX_MANIFEST_BYTES,
     MODEL_NAME,
     MODEL_VERSION,
@@ -31,7 +32,6 @@ from service.manifest import (
     reasons,
 )
 
-MAX_FILE_BYTES = 2 * 2**30 - 1  # as the service reads
 PROBE_SEED = 7
 THREADS = (1, 2, 4)  # 4 also where there are fewer cores: the split of the work counts, not who does it
 

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from service.manifest import GRAPH_FILE, WEIGHTS_FILE, ArtifactError, Manifest, read_regular_file
-
-MAX_FILE_BYTES = 2 * 2**30 - 1  # onnxruntime takes a graph from memory up to protobuf's limit
+from service.manifest import (
+    GRAPH_FILE,
+    MAX_FILE_BYTES,
+    WEIGHTS_FILE,
+    ArtifactError,
+    Manifest,
+    read_regular_file,
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from service.certificate import Run
 from service.cores import available_cores
 from service.manifest import ArtifactError, Certificate, Manifest
 from service.metrics import ModelMetrics
-from service.model_config import NOT_INVARIANT
+from service.model_config import NOT_INVARIANT, most_merged
 from service.op_runtime import Operator, recheck_operations
 from service.ops import OPERATIONS
 from service.provider import CPU, Provider, division
@@ -165,8 +165,7 @@ class Loader:
             run_alone=onnx_model.run_alone,
             merges=manifest.batch_axis is not None,
             instances=self._instances,
-            # A batch of one row is one request, whatever rows it has.
-            max_batch_size=min(settings.max_batch_size, manifest.max_rows) if manifest.merges else 1,
+            max_batch_size=most_merged(manifest, settings),
             max_queue_delay_ms=settings.max_queue_delay_ms,
             max_queue_size=settings.max_queue_size,
             max_queue_bytes=settings.max_queue_bytes,

@@ -22,6 +22,7 @@ MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 CERTIFICATES_FILE = "certificates.json"  # of the operations
+MAX_FILE_BYTES = 2 * 2**30 - 1  # of graph and weights: onnxruntime takes a graph from memory up to protobuf's limit
 MAX_MANIFEST_BYTES = 16 * 2**20  # a manifest holds a probe's outputs, not a data set
 
 # Claims that compare with torch.

@@ -10,6 +10,11 @@ NO_AXIS = "the model has no batch axis: every request is a run of its own"
 NOT_INVARIANT = "rows of the model change each other (batch_invariant does not hold): every request is a run of its own"
 
 
+def most_merged(manifest: Manifest, settings: Settings) -> int:
+    """Rows that requests may have together in a run; where none are merged 1: a request, whatever rows it has."""
+    return min(settings.max_batch_size, manifest.max_rows) if manifest.merges else 1
+
+
 def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict[str, Any]:
     """``max_batch_size`` and dims without the batch axis, as Triton has them; ``batching`` says on or off and why."""
     batches = manifest.batch_axis is not None
@@ -27,7 +32,7 @@ def model_config(manifest: Manifest, settings: Settings, instances: int) -> dict
         "batching": {
             "enabled": manifest.merges,
             "reason": ON if manifest.merges else NOT_INVARIANT if batches else NO_AXIS,
-            "max_batch_size": min(settings.max_batch_size, manifest.max_rows) if manifest.merges else 1,
+            "max_batch_size": most_merged(manifest, settings),
             "max_rows": manifest.max_rows,
             "max_queue_delay_ms": settings.max_queue_delay_ms,
             "max_queue_size": settings.max_queue_size,
