@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from export.certify import batches_of, named_outputs
@@ -70,32 +70,29 @@ def unpack_in_graph(graph: ModelProto, stored: Mapping[str, Tensor]) -> None:
 
     onnxruntime does so once, as it loads the graph.
     """
-    values: dict[str, str] = {}
-    for inner in graphs_of(graph.graph):
-        for initializer in list(inner.initializer):
-            packed = stored.get(initializer.name.removeprefix(PREFIX))
-            if packed is None or packed.dtype not in _ONNX_TYPES:
-                continue
-            values[initializer.name] = f"{initializer.name}_in_fp32"
-            initializer.CopyFrom(_of(packed, initializer.name))
-            _unpack(inner, initializer.name, stored.get(initializer.name.removeprefix(PREFIX) + SCALE))
-    for inner in graphs_of(graph.graph):
+    graphs = list(graphs_of(graph.graph))
+    packed: dict[str, Tensor] = {}
+    for inner in graphs:
+        for initializer in inner.initializer:
+            tensor = stored.get(initializer.name.removeprefix(PREFIX))
+            if tensor is not None and tensor.dtype in _ONNX_TYPES:
+                packed[initializer.name] = tensor
+    for inner in graphs:
         for node in inner.node:
-            if node.op_type != "Cast" or not node.output[0].endswith("_in_fp32"):
-                node.input[:] = [values.get(name, name) for name in node.input]
+            node.input[:] = [_value(name) if name in packed else name for name in node.input]
+        for initializer in [each for each in inner.initializer if each.name in packed]:
+            name = initializer.name
+            initializer.CopyFrom(_of(packed[name], name))
+            scale = stored.get(name.removeprefix(PREFIX) + SCALE)
+            if scale is not None:
+                inner.initializer.append(_of(scale, name + SCALE))
+                inner.node.insert(0, helper.make_node("Mul", [f"{name}_steps", name + SCALE], [_value(name)]))
+            out = _value(name) if scale is None else f"{name}_steps"
+            inner.node.insert(0, helper.make_node("Cast", [name], [out], to=TensorProto.FLOAT))
 
 
-def _unpack(graph: GraphProto, name: str, scale: Tensor | None) -> None:
-    out = f"{name}_in_fp32"
-    nodes: list[NodeProto] = []
-    if scale is None:
-        nodes.append(helper.make_node("Cast", [name], [out], to=TensorProto.FLOAT))
-    else:
-        graph.initializer.append(_of(scale, name + SCALE))
-        nodes.append(helper.make_node("Cast", [name], [f"{name}_steps_in_fp32"], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [f"{name}_steps_in_fp32", name + SCALE], [out]))
-    for node in reversed(nodes):
-        graph.node.insert(0, node)
+def _value(name: str) -> str:
+    return f"{name}_in_fp32"
 
 
 def _of(tensor: Tensor, name: str) -> TensorProto:
