@@ -13,17 +13,17 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from export.axes import BATCHES
+from export.axes import batches_tried
 from export.causes import causes, with_causes
-from export.certify import invariance
+from export.certify import certified, invariance
 from export.checkpoint import extents
 from export.described_tensors import ONNX_TYPES, inputs_of, outputs_of, sizes_in_words
 from export.errors import ExportError, one_line
-from export.example import Place, arrays_of, datatype_of, few_rows, of_rows, resized, rows_to_measure
+from export.example import Place, arrays_of, datatype_of, few_rows, resized, rows_to_measure
 from export.folder import THREADS, Files, hashes, in_words, place_of, sessions, unoptimised, versions, write_artifact
 from export.held_out import Array, Arrays
-from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes, limits_of, row_limit
-from export.notes import dynamic_quantisation, in_float64
+from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes, limits_of, rows_served
+from export.notes import dynamic_quantisation, float64_within
 from export.onnx_export import MAX_CONSTANT_ELEMENTS, graphs_of, point_into, strip
 from export.ranges import Axes, Tried, check_limits, failing, find_ranges
 from export.recorded import recorded_probe
@@ -80,10 +80,7 @@ def adopt_model(
         check_mixed(error, rows, samples if batch_axis == 0 else 0)
         tried = [(few_rows(each, batch_axis), error) for each in (arrays, *extremes(arrays, bounds).values())]
         axes = _axes(graph, tried, batch_axis, limits)
-        if batch_axis is None:
-            max_rows = 1
-        elif max_rows is None:
-            max_rows = row_limit(plain, rows)
+        max_rows = rows_served(max_rows, plain, rows, batch_axis)
         manifest = Manifest(
             name=name,
             version=str(version),
@@ -107,8 +104,7 @@ def adopt_model(
         if not claims[0].holds:
             raise ExportError(f"onnxruntime's optimisation changes what the graph computes: {claims[0].measured}")
         claims += invariance(manifest, runs, rows)
-    claims = with_causes(claims, causes(None, manifest, graph, weights, claims, rows))
-    manifest = manifest.model_copy(update={"certificate": manifest.certificate.model_copy(update={"claims": claims})})
+    manifest = certified(manifest, with_causes(claims, causes(None, manifest, graph, weights, claims, rows)))
     write_artifact(folder, manifest, content, weights)
     report(manifest, console or Console())
     return manifest
@@ -167,11 +163,11 @@ def _check_inputs(graph: ModelProto, arrays: Arrays) -> None:
 
 
 def _check_rows(error: Callable[[Arrays], str], arrays: Arrays, batch_axis: int | None) -> None:
-    for rows in BATCHES if batch_axis == 0 else (0,):
-        if reason := error(of_rows(arrays, rows) if rows else arrays):
+    for of_so_many, inputs in batches_tried(arrays, batch_axis):
+        if reason := error(inputs):
             raise ExportError(
-                f"the graph cannot be run{f' for {rows} rows' if rows else ''}: {reason}. "
-                + ("Export it with a batch that varies, or say --no-batch-axis" if rows else "")
+                f"the graph cannot be run{of_so_many}: {reason}. "
+                + ("Export it with a batch that varies, or say --no-batch-axis" if of_so_many else "")
             )
 
 
@@ -208,5 +204,5 @@ def _axes(
 def _notes(graph: ModelProto, arrays: Arrays) -> Iterator[str]:
     if dynamic_quantisation(graph):
         yield "dynamic quantisation: a row's answer depends on the largest number of its batch"
-    if all(array.dtype != np.float64 for array in arrays.values()) and (where := in_float64(graph)):
+    if where := float64_within(graph, arrays):
         yield f"float64: {where} computes in it, though no input is FP64"

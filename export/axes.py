@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ from export.ranges import Axes, Tried, check_limits, find_ranges
 
 BATCHES = (1, 2, 7)
 ROWS = (3, 5, 7, 11, 13, 17, 19)  # of the example at export, one that no other size is: it could be taken for that one
+
+
+def batches_tried(arrays: Arrays, batch_axis: int | None) -> Iterator[tuple[str, Arrays]]:
+    """The example in batches of several sizes, and words for that; without a batch axis as it is."""
+    if batch_axis is None:
+        yield "", arrays
+    else:
+        yield from ((f" for {rows} rows", of_rows(arrays, rows)) for rows in BATCHES)
 
 
 def tensors_of(arrays: Arrays, model: NamedModel) -> list[Tensor]:

@@ -53,24 +53,18 @@ def _outputs(model: nn.Module, inputs: Iterable[Array]) -> list[Array]:
 
 def certify(model: nn.Module, manifest: Manifest, runs: dict[int, Run], held_out: HeldOut | None) -> list[Claim]:
     """Every claim, measured. runs: intra-op threads -> the exported graph run with so many."""
-    pools = [certificate.invariance_rows(manifest, number) for number in range(len(manifest.probe.shapes))]
+    pools = _probe_rows(manifest)
     if held_out:
         count = max(2, min(manifest.max_rows, POOL_ELEMENTS // next(iter(held_out.inputs.values()))[0].size))
         pools.append({name: array[:count] for name, array in held_out.inputs.items()})
     rows = pools[-1]
     sizes = [size for size in BATCH_SIZES if size < manifest.max_rows] + [manifest.max_rows]
     batch = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")
-    batch = batch.model_copy(
-        update={
-            "measured": batch.measured | {"training_mode": training_mode(model, manifest, rows)},
-            "how": f"{batch.how}; training_mode: torch's output for a row among others of an equally large batch",
-        }
-    )
     claims = [
         train_eval_identical(model, manifest, rows),
         certificate.torch_onnx_parity(runs[1], manifest, checked="export"),
         float64_error(model, runs[1], manifest),
-        batch,
+        _with_training_mode(batch, model, manifest, rows),
         certificate.thread_invariant(runs, pools, checked="export"),
     ]
     if held_out:
@@ -281,7 +275,7 @@ def invariance(manifest: Manifest, runs: dict[int, Run], rows: Arrays, model: nn
     """``batch_invariant``, where there is a batch axis, and ``thread_invariant``; see :func:`certify_example`."""
     if manifest.batch_axis is None:
         return [certificate.thread_invariant(runs, [*certificate.probe_inputs(manifest), rows], checked="export")]
-    pools = [*(certificate.invariance_rows(manifest, number) for number in range(len(manifest.probe.shapes))), rows]
+    pools = [*_probe_rows(manifest), rows]
     return [
         _batch_invariant(model, manifest, runs, pools, rows),
         certificate.thread_invariant(runs, [*pools[:-1], *batches_of(rows, manifest)], checked="export"),
@@ -299,21 +293,31 @@ def _batch_invariant(
     while len(sizes) > FEWEST_SIZES and 2 * sum(sizes) * len(runs) * len(pools) * seconds_a_row > POSITIONS_S:
         sizes.pop()
     claim = certificate.batch_invariant(runs, pools, sizes, every_position=True, checked="export")
-    how = claim.how
     if sizes[-1] < manifest.max_rows:
         largest = certificate.batch_invariant(runs, pools[:1], [manifest.max_rows], checked="export")
         added = {name: claim.measured[name] + largest.measured[name] for name in claim.measured}
-        claim = claim.model_copy(update={"holds": claim.holds and largest.holds, "measured": added})
-        how += f"; in one of {manifest.max_rows} at the first, middle and last alone"
+        how = f"{claim.how}; in one of {manifest.max_rows} at the first, middle and last alone"
+        holds = claim.holds and largest.holds
+        claim = claim.model_copy(update={"holds": holds, "measured": added, "how": how})
     if model is None:
-        return claim.model_copy(update={"how": how})
+        return claim
     try:
-        training = training_mode(model, manifest, rows)
+        return _with_training_mode(claim, model, manifest, rows)
     except Exception as error:  # see certify_example
-        how += f"; training_mode cannot be measured: {type(error).__name__}: {error}"
+        how = f"{claim.how}; training_mode cannot be measured: {type(error).__name__}: {error}"
         return claim.model_copy(update={"how": how})
-    how += "; training_mode: torch's output for a row among others of an equally large batch"
-    return claim.model_copy(update={"measured": claim.measured | {"training_mode": training}, "how": how})
+
+
+def _with_training_mode(claim: Claim, model: nn.Module, manifest: Manifest, rows: Arrays) -> Claim:
+    """``batch_invariant`` of what is served, and beside it what training does."""
+    measured = claim.measured | {"training_mode": training_mode(model, manifest, rows)}
+    how = f"{claim.how}; training_mode: torch's output for a row among others of an equally large batch"
+    return claim.model_copy(update={"measured": measured, "how": how})
+
+
+def _probe_rows(manifest: Manifest) -> list[Arrays]:
+    """``max_rows`` rows as of each shape of the probe."""
+    return [certificate.invariance_rows(manifest, number) for number in range(len(manifest.probe.shapes))]
 
 
 def certified(manifest: Manifest, claims: Sequence[Claim]) -> Manifest:

@@ -64,15 +64,14 @@ def arrays_of(inputs: Mapping[str, Tensor | Array]) -> Arrays:
     return arrays
 
 
-def rows_of(arrays: Arrays) -> int:
-    """How many rows each has along the first axis. Raises ExportError when they differ."""
+def check_rows(arrays: Arrays) -> None:
+    """Raises ExportError where they have not equally many rows along the first axis."""
     counts = {name: array.shape[0] if array.ndim else None for name, array in arrays.items()}
     if len(set(counts.values())) > 1 or None in counts.values():
         raise ExportError(
             f"the inputs' first sizes are {counts}; along batch_axis 0 each input has as many rows as the others. "
             "Give what all rows share a row each (expand), make it a buffer of the module, or say batch_axis=None"
         )
-    return len(next(iter(arrays.values())))
 
 
 def resized(arrays: Arrays, sizes: Mapping[Place, int]) -> Arrays:
@@ -117,7 +116,7 @@ def rows_to_measure(arrays: Arrays, data: object, samples: int, batch_axis: int 
         if more is not None:
             raise ExportError("data are rows, of which there are none with batch_axis None")
         return arrays
-    rows_of(arrays)
+    check_rows(arrays)
     parts = [arrays]
     if more is not None:
         for name, array in arrays.items():
@@ -128,7 +127,7 @@ def rows_to_measure(arrays: Arrays, data: object, samples: int, batch_axis: int 
         if unknown := sorted(more.keys() - arrays.keys()):
             raise ExportError(f"the data have {', '.join(unknown)}, the inputs are {', '.join(arrays)}")
         parts.append({name: more[name] for name in arrays})
-        rows_of(parts[1])
+        check_rows(parts[1])
     if samples:
         parts.append(mixed_rows(joined(parts), samples))
     rows = joined(parts)

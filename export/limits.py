@@ -95,6 +95,13 @@ def check_mixed(error: Callable[[Arrays], str], rows: Arrays, samples: int) -> N
         )
 
 
+def rows_served(wished: int | None, run: Run, rows: Arrays, batch_axis: int | None) -> int:
+    """The largest batch: as wished for, or what there is time for; without a batch axis there are no rows."""
+    if batch_axis is None:
+        return 1
+    return row_limit(run, rows) if wished is None else wished
+
+
 def row_limit(run: Run, rows: Arrays) -> int:
     """The largest of 256, 128, ... 8 of which a run, at the example's sizes and on one thread, takes half a second."""
     few = of_rows(rows, TIMED_ROWS)

@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto
 from export.axes import tensors_of
 from export.example import of_rows, resized
 from export.held_out import Arrays
+from export.limits import Bounds
 from export.module_calls import changed_state, listed
 from export.named_model import NamedModel
 from export.onnx_export import graphs_of
@@ -24,7 +25,7 @@ def notes(
     found = []
     if changed := changed_state(model, arrays):
         found.append(f"forward changes {listed(changed)} in place; as served it stays as exported")
-    if all(array.dtype != np.float64 for array in arrays.values()) and (where := in_float64(graph)):
+    if where := float64_within(graph, arrays):
         found.append(
             f"float64: {where} computes in it, though no input is FP64; a constant of float64 does that (torch.tensor "
             "of a numpy number, .double()), and costs time: make it of x.dtype"
@@ -33,9 +34,23 @@ def notes(
     return found
 
 
+def notes_of_bounds(bounds: Bounds, given: Bounds) -> list[str]:
+    """Which inputs are bounded by what the example happens to hold."""
+    return [
+        f"{name} is served from {bounds[name][0]:g} to {bounds[name][1]:g}, which is what was given; bounds (--bounds "
+        f"{name}=LOW:HIGH) say otherwise"
+        for name in sorted(bounds.keys() - given.keys())
+    ]
+
+
 def dynamic_quantisation(graph: ModelProto) -> bool:
     """Whether the graph takes a scale from the numbers of a run: from those of the whole batch, that is."""
     return any(node.op_type == "DynamicQuantizeLinear" for inner in graphs_of(graph.graph) for node in inner.node)
+
+
+def float64_within(graph: ModelProto, arrays: Arrays) -> str:
+    """What computes in float64 though no input is of it; nothing where there is none."""
+    return "" if any(array.dtype == np.float64 for array in arrays.values()) else in_float64(graph)
 
 
 def in_float64(graph: ModelProto) -> str:

@@ -11,10 +11,11 @@ from onnx import ModelProto
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from export.axes import BATCHES, advice, find_axes, tensors_of
+from export.axes import advice, batches_tried, find_axes, tensors_of
 from export.checkpoint import extents
+from export.described_tensors import size_name
 from export.errors import ExportError, one_line
-from export.example import Place, few_rows, of_rows, resized
+from export.example import Place, few_rows, resized
 from export.factory import CONSTANTS, IN_FEWER_BITS
 from export.held_out import Arrays
 from export.named_model import PREFIX, NamedModel
@@ -97,7 +98,7 @@ def _rename(graph: ModelProto, batch_axis: int | None) -> None:
             if size.dim_param.isdigit():
                 size.dim_value = int(size.dim_param)
             elif size.dim_param:
-                what = "batch" if axis == 0 and batch_axis == 0 else f"{tensor.name}_{axis}"
+                what = "batch" if axis == 0 and batch_axis == 0 else size_name((tensor.name, axis))
                 named.setdefault(size.dim_param, what)
     for tensor in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         for size in tensor.type.tensor_type.shape.dim:
@@ -170,14 +171,12 @@ def _wrong_sizes(
                 return f"{name} differs from torch's by up to {off:.3g}, where its root mean square is {rms:.3g}"
         return ""
 
-    counts = BATCHES if batch_axis == 0 else (0,)
-    for rows in counts:
-        inputs = of_rows(arrays, rows) if rows else arrays
+    for of_so_many, inputs in batches_tried(arrays, batch_axis):
         if reason := difference(inputs):
             if reason.endswith(NO_NUMBER):
                 raise ExportError(f"on the example {reason}")
             raise ExportError(
-                f"the graph is not the module{f' for {rows} rows' if rows else ''}: {reason}. A forward that looks at "
+                f"the graph is not the module{of_so_many}: {reason}. A forward that looks at "
                 "how it is run (torch.compiler.is_exporting, a size turned into a Python number) does that"
             )
     few = few_rows(arrays, batch_axis)

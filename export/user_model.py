@@ -18,9 +18,9 @@ from export.errors import ExportError, one_line
 from export.example import arrays_of, rows_to_measure
 from export.folder import Files, hashes, in_words, place_of, sessions, versions, write_artifact
 from export.held_out import Array, Arrays, HeldOut
-from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes, limits_of, row_limit
+from export.limits import Bounds, bounds_of, check_mixed, check_values, extremes, limits_of, rows_served
 from export.named_model import NamedModel, output_names, reproducible
-from export.notes import notes
+from export.notes import notes, notes_of_bounds
 from export.own_graph import own_graph, state_of
 from export.precision import PRECISIONS, Precision, full_precision, reduce_weights
 from export.recorded import recorded_probe
@@ -75,20 +75,24 @@ def export_model(
         raise ExportError(f"precision is {precision!r}, it must be {' or '.join(PRECISIONS)}, or None: as they are")
     arrays = arrays_of(example_inputs)
     rows = rows_to_measure(arrays, data, samples, batch_axis)
-    found_bounds = bounds_of({}, rows).keys() - (bounds or {}).keys()
-    bounds, limits = bounds_of(bounds or {}, rows), limits_of(max_shape or {}, arrays, batch_axis, max_rows)
+    given = bounds or {}
+    bounds, limits = bounds_of(given, rows), limits_of(max_shape or {}, arrays, batch_axis, max_rows)
     config = json_of(config or {})
     with reproducible(), in_words(name):
         served = _copied(model, list(arrays))
         # Before any run: one may change buffers, and what was trained is what is served.
         state = state_of(served.module)
-        if error := error_of(served, arrays):
-            raise ExportError(f"the module cannot be run on the example inputs: {error}")
+
+        def error(inputs: Arrays) -> str:
+            return error_of(served, inputs)
+
+        if reason := error(arrays):
+            raise ExportError(f"the module cannot be run on the example inputs: {reason}")
         if reason := unsteady(served, arrays):
             raise ExportError(f"the module answers equal inputs differently: {reason}")
         names = output_names(served, tensors_of(arrays, served), outputs)
-        check_values(lambda inputs: error_of(served, inputs), arrays, bounds)
-        check_mixed(lambda inputs: error_of(served, inputs), rows, samples if batch_axis == 0 else 0)
+        check_values(error, arrays, bounds)
+        check_mixed(error, rows, samples if batch_axis == 0 else 0)
         trained, stored = served, dict[str, Tensor]()
         if precision is not None:
             trained = copy.deepcopy(served)
@@ -97,10 +101,7 @@ def export_model(
             served, state, stored, arrays, [*extremes(arrays, bounds).values()], batch_axis, names, limits, tolerance
         )
         varying, graph, weights = own.axes.varying, own.graph, own.weights
-        if batch_axis is None:
-            max_rows = 1
-        elif max_rows is None:
-            max_rows = row_limit(own.run, rows)
+        max_rows = rows_served(max_rows, own.run, rows, batch_axis)
 
         def answer(inputs: Arrays) -> Arrays:
             return outputs_by_name(served, names, inputs)
@@ -126,12 +127,7 @@ def export_model(
         if precision is not None:
             claims.append(full_precision(trained, served, draft, rows, precision, tolerance))
         found = causes(served, draft, graph, weights, claims, rows)
-        noted = notes(served, graph, arrays, batch_axis, varying)
-        noted += [
-            f"{key} is served from {bounds[key][0]:g} to {bounds[key][1]:g}, which is what was given; bounds (--bounds "
-            f"{key}=LOW:HIGH) say otherwise"
-            for key in sorted(found_bounds)
-        ]
+        noted = notes(served, graph, arrays, batch_axis, varying) + notes_of_bounds(bounds, given)
     manifest = certified(draft, with_causes(claims, found))
     more = {"not_measured": missing, "notes": noted}
     manifest = manifest.model_copy(update={"config": manifest.config | more})
